@@ -1,0 +1,1 @@
+//! The lab: what end-to-end tests and benchmarks share.
