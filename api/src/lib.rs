@@ -1,1 +1,22 @@
-//! api
+//! The vocabulary of Carrack: ids, specs, states, units, HTTP bodies, validation.
+//!
+//! Owns the words that the parts of Carrack say to each other, on the wire and on disk, and the client that speaks them.
+//! Does no IO outside its `client` module and decides nothing: decisions are the scheduler's and the node's.
+
+pub mod container;
+pub mod defaults;
+pub mod http;
+pub mod id;
+pub mod session;
+pub mod spec;
+pub mod state;
+pub mod stream;
+pub mod units;
+
+pub use container::*;
+pub use http::*;
+pub use id::*;
+pub use session::*;
+pub use spec::*;
+pub use state::*;
+pub use units::{Bytes, MilliCpus, Timestamp, human_duration};
