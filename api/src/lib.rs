@@ -3,6 +3,8 @@
 //! Owns the words that the parts of Carrack say to each other, on the wire and on disk, and the client that speaks them.
 //! Does no IO outside its `client` module and decides nothing: decisions are the scheduler's and the node's.
 
+#[cfg(feature = "client")]
+pub mod client;
 pub mod container;
 pub mod defaults;
 pub mod http;
@@ -12,6 +14,7 @@ pub mod spec;
 pub mod state;
 pub mod stream;
 pub mod units;
+pub mod validate;
 
 pub use container::*;
 pub use http::*;
