@@ -1,0 +1,56 @@
+# Carrack: everything a developer or a first visitor runs. `make` alone lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+# One static binary: no interpreter, no shared library, position-dependent so that it maps without relocations.
+STATIC := -C target-feature=+crt-static -C relocation-model=static
+CARRACK := $(TARGET_DIR)/$(TARGET)/release/carrack
+IMAGES := $(TARGET_DIR)/images
+
+# What the build links with, what tests look at the kernel with, and what images are made of.
+PACKAGES := ca-certificates gcc libc6-dev iproute2 nftables procps curl jq umoci skopeo docker-registry busybox-static nginx-light redis-server
+
+export CARRACK IMAGES
+
+.PHONY: help setup build images demo demo-down test test-all bench fmt lint clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## install the Debian packages that building, testing and the demo need
+	@integration/setup.sh $(PACKAGES)
+
+build: setup ## the static release binary
+	@CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="$(STATIC)" \
+	    cargo build --release --locked --target $(TARGET) -p carrack -p carrack-integration
+
+images: setup ## real images from Debian packages, in $(IMAGES)
+	@integration/images/build.sh $(IMAGES)
+
+demo: build images ## a one-host cluster with the hello stack, shown step by step (FILE=compose.yaml: your own)
+	@integration/demo.sh $(FILE)
+
+demo-down: ## stop the demo and show that nothing of it is left
+	@integration/demo.sh --down
+
+fmt: ## format the code
+	cargo fmt --all
+
+lint: setup ## format check and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+test: lint build images ## every test but the long ones; needs root
+	@integration/test.sh
+
+test-all: test ## what CI runs
+	@integration/test.sh --closing-line
+
+bench: build images ## benchmarks, side by side with a peer or the kernel's floor
+	@integration/bench.sh $(NAME)
+
+clean: ## remove what was built
+	cargo clean
