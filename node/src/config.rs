@@ -1,0 +1,181 @@
+//! What a node is opened with, and how opening and running it can fail.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use carrack_api::ClusterId;
+use carrack_net::Ipv4Net;
+
+/// What a node is opened with.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Survives reboots: ledger, images, logs, volumes.
+    pub state_dir: PathBuf,
+    /// On tmpfs: supervisors' records, sockets.
+    pub runtime_dir: PathBuf,
+    /// The binary whose `main` calls [`dispatch`] first; it is run again as supervisor and data plane.
+    pub exe: PathBuf,
+    /// Name of the host; `None` asks the kernel.
+    pub hostname: Option<String>,
+    /// Labels for placement.
+    pub labels: BTreeMap<String, String>,
+    /// The cluster this node belongs to; `None` keeps the one it joined, or takes that of its first assignment.
+    pub cluster: Option<ClusterId>,
+    /// Name servers for all foreign names, in place of those of the host's resolv.conf.
+    pub upstreams: Vec<std::net::SocketAddr>,
+}
+
+/// How a running node is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Containers, network and DNS go on; the next start adopts them.
+    KeepContainers,
+    /// All tasks are stopped in order, then the network is removed. Logs, volumes and the ledger stay.
+    StopContainers,
+}
+
+/// To be called first thing in `main`: runs the hidden modes of this binary (supervisor, data plane) and does not return
+/// from those.
+pub fn dispatch() {
+    carrack_runtime::reexec::dispatch();
+}
+
+/// The cluster's address range: `wanted` when it is usable, else the first default that overlaps no route of this host. To be
+/// asked once, at the cluster's first start; afterwards the routes of the cluster itself are in the way.
+pub fn choose_cluster_cidr(wanted: Option<&str>) -> Result<String, NodeError> {
+    const ROUTES: &str = "/proc/thread-self/net/route";
+    if let Some(text) = wanted {
+        let bad = |reason: String| NodeError::ClusterCidr { text: text.to_owned(), reason };
+        let range: Ipv4Net = text.parse().map_err(|error| bad(chain(&error)))?;
+        if range.prefix() >= carrack_net::ipnet::VIP_PREFIX {
+            return Err(bad(
+                "it must be a /13 or larger: its last /14 holds the virtual addresses".to_owned()
+            ));
+        }
+        return Ok(range.to_string());
+    }
+    let text = std::fs::read_to_string(ROUTES).map_err(|source| NodeError::File {
+        what: "read",
+        path: ROUTES.into(),
+        source,
+    })?;
+    let routes: Vec<Ipv4Net> = text.lines().skip(1).filter_map(route_of_line).collect();
+    carrack_net::choose_cluster_cidr(&routes).map(|range| range.to_string()).ok_or_else(|| {
+        NodeError::ClusterCidr {
+            text: carrack_api::defaults::CLUSTER_CIDRS.join(" or "),
+            reason: "it overlaps a route of this host; give another with --cluster-cidr".to_owned(),
+        }
+    })
+}
+
+/// `interface destination gateway flags refcnt use metric mask ...`, both addresses in hexadecimal of network order bytes
+/// read as one word of this host.
+fn route_of_line(line: &str) -> Option<Ipv4Net> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let word = |text: &str| u32::from_str_radix(text, 16).ok().map(|w| u32::from_be_bytes(w.to_ne_bytes()));
+    let destination = word(fields.next()?)?;
+    let mask = word(fields.nth(5)?)?;
+    Ipv4Net::new(destination.into(), u8::try_from(mask.count_ones()).ok()?).ok()
+}
+
+/// A node that could not be opened, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A file or directory of the node.
+    #[error("cannot {what} {path}")]
+    File {
+        /// The operation, as a verb.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of the node that cannot be understood.
+    #[error("{path} cannot be read: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of the node that a newer binary wrote.
+    #[error(
+        "{path} was written by a newer version of carrack (format {found}, this one reads up to {known})"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest format that can be read.
+        known: u32,
+    },
+    /// Another daemon has the state directory.
+    #[error("the state directory {path} is in use by another daemon{}", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// The process that has it, when it could be told.
+        pid: Option<u32>,
+    },
+    /// The state directory belongs to another cluster.
+    #[error("this node belongs to cluster {own}, not to {foreign}")]
+    ForeignCluster {
+        /// The cluster it joined.
+        own: ClusterId,
+        /// The one it was opened for.
+        foreign: ClusterId,
+    },
+    /// No usable address range.
+    #[error("the cluster range {text:?} cannot be used: {reason}")]
+    ClusterCidr {
+        /// As given; empty when none was.
+        text: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The container runtime.
+    #[error("cannot open the container runtime")]
+    Runtime(#[source] carrack_runtime::RuntimeError),
+    /// `run` was called a second time.
+    #[error("this node is running already")]
+    Running,
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn routes_are_read_as_the_kernel_prints_them() {
+        let line = "eth0\t0000C00A\t00000000\t0001\t0\t0\t0\t0000C0FF\t0\t0\t0";
+        assert_eq!(route_of_line(line).unwrap().to_string(), "10.192.0.0/10");
+        assert_eq!(route_of_line("Iface Destination"), None);
+    }
+
+    #[test]
+    fn a_range_of_the_user_is_checked() {
+        assert_eq!(choose_cluster_cidr(Some("172.16.0.0/12")).unwrap(), "172.16.0.0/12");
+        for bad in ["10.0.0.0/16", "ten", "10.0.0.1/8"] {
+            assert!(choose_cluster_cidr(Some(bad)).unwrap_err().to_string().contains(bad), "{bad}");
+        }
+    }
+}
