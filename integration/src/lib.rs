@@ -1,1 +1,3 @@
-//! The lab: what end-to-end tests and benchmarks share.
+//! The lab: what end-to-end tests, the demo and benchmarks share. Linked by nothing of the product.
+
+pub mod load;
