@@ -1,6 +1,7 @@
 //! carrack-runtime
 
 pub mod error;
+pub mod image;
 pub mod reexec;
 pub mod request;
 pub mod runtime;
