@@ -1,3 +1,6 @@
 //! The lab: what end-to-end tests, the demo and benchmarks share. Linked by nothing of the product.
 
+pub mod inventory;
+pub mod lab;
 pub mod load;
+pub mod wait;

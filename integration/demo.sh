@@ -1,0 +1,241 @@
+#!/usr/bin/env bash
+# The demo: a one-host cluster beside whatever runs here, shown step by step, each step checked and measured.
+#
+#   demo.sh                 examples/hello, all steps
+#   demo.sh FILE            your own Compose file instead: deploys it and says how to look around
+#   demo.sh --down          takes everything away and prints what is left (nothing)
+#
+# CARRACK names the binary, IMAGES the directory of image archives (`make demo` sets both).
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$here")
+: "${CARRACK:?run it with make demo}" "${IMAGES:?run it with make demo}"
+load=$(dirname "$CARRACK")/carrack-load
+state=/var/lib/carrack-demo
+run=/run/carrack-demo
+export CARRACK_HOST=$run/carrack.sock
+export HELLO_PORT=${HELLO_PORT:-8080}
+url=localhost:$HELLO_PORT
+began=$(date +%s)
+steps=0
+good=0
+
+carrack() { "$CARRACK" "$@"; }
+show() { printf '\n$ %s\n' "$*"; }
+now_ms() { date +%s%3N; }
+ok() { good=$((good + 1)); printf 'ok %s\n' "$*"; }
+bad() { printf 'FAILED %s\n' "$*"; }
+step() { steps=$((steps + 1)); printf '\n--- %d. %s\n' "$steps" "$*"; }
+daemon_pid() { carrack version -o json 2>/dev/null | jq -r .pid; }
+pids() { carrack ps "$1" -o json | jq -r '.[].pid' | sort -n | tr '\n' ' '; }
+passing() { carrack ps hello/web -o json | jq '[.[] | select(.health == "passing")] | length'; }
+
+# wait_for SECONDS COMMAND...: until the command succeeds
+wait_for() {
+    local end=$(($(date +%s) + $1))
+    shift
+    until "$@"; do
+        [ "$(date +%s)" -lt "$end" ] || return 1
+        sleep 0.05
+    done
+}
+
+# What Carrack could leave on this machine.
+inventory() {
+    ip -o link 2>/dev/null | awk -F': ' '$2 ~ /^ck/ {print "link " $2}'
+    ip -o addr show dev lo | awk '$4 !~ /^(127\.|::1)/ {print "address " $4}'
+    ip netns list 2>/dev/null | sed 's/^/netns /'
+    nft list tables 2>/dev/null | sed 's/^/nft /'
+    awk '{print "mount " $5}' /proc/self/mountinfo
+    find /sys/fs/cgroup -maxdepth 3 -type d -name 'carrack*' 2>/dev/null | sed 's/^/cgroup /'
+    for exe in /proc/[0-9]*/exe; do
+        case $(readlink "$exe" 2>/dev/null) in "$CARRACK" | "$CARRACK (deleted)") echo "process $(tr '\0' ' ' <"${exe%exe}cmdline")" ;; esac
+    done
+}
+
+down() {
+    [ -d $run ] || { echo "demo-down: nothing to take away"; return 0; }
+    # A daemon that is gone is started once more: it knows what it left.
+    carrack version >/dev/null 2>&1 || start_daemon >/dev/null 2>&1
+    for stack in $(carrack ls -o json | jq -r '.[].name'); do
+        show "carrack down -v -p $stack" && carrack down -v -p "$stack"
+    done
+    show "carrack daemon --stop --containers" && carrack daemon --stop --containers
+    inventory | sort | diff $state/inventory.before - >/tmp/carrack-demo.diff
+    local same=$?
+    echo
+    echo "inventory before and after (links, addresses, netns, nft tables, mounts, cgroups, processes):"
+    cat /tmp/carrack-demo.diff
+    [ $same = 0 ] && echo "no difference"
+    rm -rf $state $run /tmp/carrack-demo.diff
+    return $same
+}
+
+start_daemon() { carrack daemon -d --state-dir $state --runtime-dir $run --socket "$CARRACK_HOST"; }
+
+needs() {
+    local problem=""
+    [ "$(id -u)" = 0 ] || problem="root is needed: namespaces, cgroups and nftables are made; run it as root"
+    [ -x "$CARRACK" ] || problem="$CARRACK is missing: run make build"
+    [ -z "$problem" ] && [ "$(uname -s)" != Linux ] && problem="Linux is needed"
+    if [ -z "$problem" ] && ! carrack version >/dev/null 2>&1 && [ -z "${1:-}" ]; then
+        local holder
+        holder=$(ss -ltnpH "sport = :$HELLO_PORT" | head -1)
+        [ -z "$holder" ] || problem="port $HELLO_PORT is taken ($(grep -o 'users:.*' <<<"$holder")): run HELLO_PORT=8090 make demo"
+    fi
+    [ -z "$problem" ] || { echo "demo: $problem" >&2; exit 1; }
+}
+
+begin() {
+    if ! carrack version >/dev/null 2>&1; then
+        mkdir -p $state
+        inventory | sort >$state/inventory.before
+        show "carrack daemon -d --state-dir $state --runtime-dir $run"
+        start_daemon || exit 1
+    fi
+}
+
+own_file() {
+    needs own
+    begin
+    show "carrack deploy -f $1"
+    carrack deploy -f "$1"
+    local code=$?
+    [ $code = 0 ] && carrack ls
+    farewell
+    exit $code
+}
+
+farewell() {
+    cat <<TXT
+
+Look around:   export CARRACK_HOST=$CARRACK_HOST
+               $CARRACK ps        $CARRACK logs -f hello/web        $CARRACK --help
+Stop:          make demo-down
+TXT
+}
+
+# distinct N COMMAND...: N different answers
+distinct() {
+    local wanted=$1 seen=""
+    shift
+    for _ in $(seq 60); do
+        seen=$(printf '%s\n%s' "$seen" "$("$@" 2>/dev/null)" | grep . | sort -u)
+        [ "$(wc -l <<<"$seen")" -ge "$wanted" ] && { printf '%s\n' "$seen"; return 0; }
+    done
+    printf '%s\n' "$seen"
+    return 1
+}
+
+case ${1:-} in
+--down) down; exit $? ;;
+?*) own_file "$1" ;;
+esac
+
+needs
+echo "Carrack demo: one host, $("$CARRACK" --version), $(stat -c %s "$CARRACK" | numfmt --to=iec)B static binary"
+
+step "a daemon: this host becomes a cluster of one"
+t=$(now_ms)
+begin
+carrack version && ok "answers after $(($(now_ms) - t)) ms, $(awk '/^VmRSS/ {print int($2/1024)}' /proc/"$(daemon_pid)"/status) MiB resident"
+
+step "images, made from Debian packages, loaded without any registry"
+loaded=1
+for name in hello-web hello-redis; do
+    show "carrack image load -i $name.tar"
+    carrack image load -i "$IMAGES/$name.tar" || loaded=0
+done
+[ $loaded = 1 ] && ok "$(carrack image ls -o json | jq length) images" || bad "images"
+
+step "the hello stack: web with 3 replicas, redis behind a name"
+show "carrack deploy -f examples/hello/compose.yaml"
+t=$(now_ms)
+if carrack deploy -f "$root/examples/hello/compose.yaml"; then ok "healthy after $(($(now_ms) - t)) ms"; else bad "deploy"; fi
+show "carrack ps" && carrack ps
+
+step "no dockerd, no containerd: containers are children of carrack's own supervisors"
+strangers=""
+for pid in $(pids hello); do
+    parent=$(awk '/^PPid/ {print $2}' /proc/"$pid"/status)
+    [ "$(readlink /proc/"$parent"/exe)" = "$CARRACK" ] || strangers="$strangers $pid"
+done
+if [ -z "$strangers" ]; then ok "$(pids hello | wc -w) containers, each below a supervisor of carrack; dockerd running here: $(pgrep -x dockerd >/dev/null && echo 'yes, not used' || echo no)"
+else bad "not below carrack:$strangers"; fi
+
+step "three replicas answer on localhost"
+show "curl $url   # until three names are seen"
+if distinct 3 curl -s --max-time 5 "$url"; then ok "3 distinct answers"; else bad "fewer than 3"; fi
+
+step "and on the virtual IP"
+vip=$(carrack ls -o json | jq -r '.[] | select(.name == "hello") | .services[] | select(.service == "hello/web") | .vips[0]')
+show "curl $vip"
+if distinct 3 curl -s --max-time 5 "$vip"; then ok "3 distinct answers from $vip"; else bad "fewer than 3"; fi
+
+step "redis is found by its name; it declares no port"
+show "curl $url/visits   # twice"
+a=$(curl -s --max-time 5 "$url/visits") b=$(curl -s --max-time 5 "$url/visits")
+printf '%s\n%s\n' "$a" "$b"
+if [[ $a == visit* && $b == visit* && ${a%%,*} != "${b%%,*}" ]]; then ok "replicas count together"; else bad "no count"; fi
+
+step "kill -9 of the daemon under load"
+before=$(pids hello)
+pid=$(daemon_pid)
+stop_load=$(mktemp -u)
+"$load" "127.0.0.1:$HELLO_PORT" / --clients 4 --seconds 30 --until "$stop_load" >"$stop_load.out" 2>&1 &
+loader=$!
+sleep 1
+show "kill -9 $pid   # the daemon"
+kill -9 "$pid"
+sleep 2
+show "carrack daemon -d   # again"
+t=$(now_ms)
+start_daemon
+up=$(($(now_ms) - t))
+wait_for 10 test "$(pids hello)" = "$before"
+sleep 1
+touch "$stop_load"
+wait $loader
+loss=$?
+cat "$stop_load.out"
+if [ $loss = 0 ] && [ "$(pids hello)" = "$before" ]; then ok "no request lost, container pids unchanged ($before), daemon back in $up ms"; else bad "pids before: $before after: $(pids hello)"; fi
+rm -f "$stop_load" "$stop_load.out"
+
+step "a container is killed"
+victim=$(carrack ps hello/web -o json | jq -r '.[0].pid')
+slot=$(carrack ps hello/web -o json | jq -r '.[0] | "\(.service).\(.slot)"')
+back() { carrack ps hello/web -o json | jq -e --argjson old "$victim" 'all(.[]; .pid != $old and .health == "passing")' >/dev/null; }
+show "kill -9 $victim   # $slot"
+t=$(now_ms)
+kill -9 "$victim"
+if wait_for 20 back; then ok "back in $(($(now_ms) - t)) ms as seen by carrack ps"; else bad "not back"; fi
+
+step "scale"
+show "carrack scale hello/web=5"
+t=$(now_ms)
+carrack scale hello/web=5
+five() { [ "$(passing)" = 5 ]; }
+if wait_for 20 five && distinct 5 curl -s --max-time 5 "$url" >/dev/null; then ok "5 distinct answers after $(($(now_ms) - t)) ms"; else bad "$(passing) passing"; fi
+
+step "a bad file"
+printf 'services:\n  web:\n    image: hello-web:1\n    prots: ["80"]\n' >/tmp/carrack-demo-bad.yaml
+show "carrack deploy -p hello -f bad.yaml"
+said=$(carrack deploy -p hello -f /tmp/carrack-demo-bad.yaml 2>&1)
+code=$?
+echo "$said"
+if [ $code != 0 ] && grep -q 'bad.yaml:4:5' <<<"$said" && grep -qi 'ports' <<<"$said"; then ok "refused with file:line:column and a hint, exit code $code"; else bad "exit code $code"; fi
+rm -f /tmp/carrack-demo-bad.yaml
+
+step "a bad image"
+before=$(pids hello)
+sed 's/hello-web:1/hello-web:nope/' "$root/examples/hello/compose.yaml" >/tmp/carrack-demo-bad.yaml
+show "carrack deploy -p hello -f bad-image.yaml"
+said=$(carrack deploy -p hello -f /tmp/carrack-demo-bad.yaml 2>&1)
+code=$?
+echo "$said"
+rm -f /tmp/carrack-demo-bad.yaml
+if [ $code != 0 ] && [ "$(pids hello)" = "$before" ] && curl -sf --max-time 5 "$url" >/dev/null; then ok "refused, exit code $code; the old tasks serve"; else bad "exit code $code"; fi
+
+farewell
+printf '\ndemo: %d/%d ok in %d s\n' "$good" "$steps" "$(($(date +%s) - began))"
+[ "$good" = "$steps" ]
