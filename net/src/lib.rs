@@ -5,6 +5,8 @@
 //! service specs: endpoints are namespaces with an address, services are VIPs with endpoint addresses.
 
 pub mod conntrack;
+pub mod dataplane;
+pub mod dns;
 pub mod error;
 pub mod ipnet;
 pub mod listen;

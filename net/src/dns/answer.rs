@@ -6,8 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::wire::{
-    CLASS_IN, MAX_TCP_BYTES, Query, Rcode, Reply, TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_AXFR, TYPE_IXFR, TYPE_OPT, TYPE_PTR,
-    Unreadable, encode_name,
+    CLASS_IN, MAX_TCP_BYTES, Query, Rcode, Reply, TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_AXFR, TYPE_IXFR,
+    TYPE_OPT, TYPE_PTR, Unreadable, encode_name,
 };
 use super::zone::{Found, Viewer, Zone};
 use super::{ANSWER_TTL_SECONDS, NEGATIVE_TTL_SECONDS};

@@ -23,7 +23,8 @@ mod zone;
 pub use answer::{Answer, Transport, answer};
 pub use forward::{ForwardStats, Forwarder};
 pub use model::{
-    DNS_SNAPSHOT_VERSION, DnsSnapshot, DnsView, NetworkNames, Range, ServiceNames, SlotNames, SnapshotError, Target,
+    DNS_SNAPSHOT_VERSION, DnsSnapshot, DnsView, NetworkNames, Range, ServiceNames, SlotNames, SnapshotError,
+    Target,
 };
 pub use resolv::{DNS_ADDRESS, ResolvOptions, resolv_conf, search_domain};
 pub use server::{DnsServer, ServerError, ServerStats};

@@ -185,7 +185,8 @@ impl DnsSnapshot {
         }
         for (network, names) in &self.networks {
             for (name, targets) in &names.names {
-                let unknown = targets.iter().find(|target| self.services.get(target.service as usize).is_none());
+                let unknown =
+                    targets.iter().find(|target| self.services.get(target.service as usize).is_none());
                 if let Some(target) = unknown {
                     let (network, name) = (network.clone(), name.clone());
                     return Err(SnapshotError::UnknownService { network, name, service: target.service });
@@ -204,7 +205,11 @@ impl ServiceNames {
 
     /// Addresses of the passing endpoints, in slot order.
     pub(crate) fn passing(&self) -> Vec<IpAddr> {
-        self.slots.values().filter(|slot| slot.passing).flat_map(|slot| slot.addresses.iter().copied()).collect()
+        self.slots
+            .values()
+            .filter(|slot| slot.passing)
+            .flat_map(|slot| slot.addresses.iter().copied())
+            .collect()
     }
 }
 

@@ -185,6 +185,13 @@ impl Query {
     }
 }
 
+/// Whether a response to `id` says, without repeating the question, that EDNS was not understood (old servers do).
+pub(crate) fn is_bare_refusal(packet: &[u8], id: u16) -> bool {
+    u16_at(packet, 0) == Some(id)
+        && u16_at(packet, 4) == Some(0)
+        && u16_at(packet, 2).is_some_and(|flags| flags & FLAG_RESPONSE != 0 && matches!(flags & 0xf, 1 | 4))
+}
+
 /// A reply under construction; never grows beyond its limit.
 pub(crate) struct Reply {
     packet: Vec<u8>,
@@ -290,7 +297,8 @@ impl Response {
         for _ in 0..u16_at(packet, 4)? {
             at = skip_name(packet, at)?.checked_add(4)?;
         }
-        let [answers, authorities, additionals] = [u16_at(packet, 6)?, u16_at(packet, 8)?, u16_at(packet, 10)?];
+        let [answers, authorities, additionals] =
+            [u16_at(packet, 6)?, u16_at(packet, 8)?, u16_at(packet, 10)?];
         let (mut ttl_offsets, mut answer_ttl, mut negative_ttl) = (Vec::new(), None::<u32>, None::<u32>);
         let mut end = packet.len();
         let mut kept_additionals = additionals;
@@ -330,6 +338,11 @@ impl Response {
     /// The four outcome bits.
     pub(crate) fn rcode_bits(&self) -> u16 {
         u16_at(&self.packet, 2).unwrap_or(0) & 0xf
+    }
+
+    /// Whether it says that a name or record does not exist.
+    pub(crate) fn is_negative(&self) -> bool {
+        self.rcode_bits() != 0 || u16_at(&self.packet, 6) == Some(0)
     }
 
     /// Whether the server had more to say than fits in a datagram.

@@ -115,7 +115,13 @@ impl Zone {
             return Found::Here(Vec::new());
         }
         if let Some(inside) = name.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')) {
-            return self.qualified_name(viewer, inside).unwrap_or(Found::Absent);
+            // The search domain itself exists, without records: "no such domain" would cover all names below it.
+            let is_stack = match viewer {
+                Viewer::Container(view) => view.stack == inside,
+                Viewer::Host => self.snapshot.services.iter().any(|service| service.stack == inside),
+            };
+            let bare = if is_stack { Found::Here(Vec::new()) } else { Found::Absent };
+            return self.qualified_name(viewer, inside).unwrap_or(bare);
         }
         if let Viewer::Container(view) = viewer
             && let Some(found) = self.named(viewer, name, Some(view), None)
@@ -136,7 +142,7 @@ impl Zone {
         own.or_else(|| self.snapshot.extra.get(name)).cloned()
     }
 
-    /// `<name>.<stack>`; `None` when it is no name this viewer sees, `Here(empty)` for a bare visible stack.
+    /// `<name>.<stack>`; `None` when it is no name this viewer sees.
     fn qualified_name(&self, viewer: Viewer<'_>, text: &str) -> Option<Found<Vec<IpAddr>>> {
         let (name, stack) = text.rsplit_once('.')?;
         let view = match viewer {
@@ -200,8 +206,9 @@ impl Zone {
             networks.filter_map(|network| network.names.get(name)).flatten().copied().collect();
         targets.sort_unstable();
         targets.dedup();
-        let of_stack =
-            |target: &Target, stack: &str| self.service(*target).is_some_and(|service| service.stack == stack);
+        let of_stack = |target: &Target, stack: &str| {
+            self.service(*target).is_some_and(|service| service.stack == stack)
+        };
         match stack {
             Some(stack) => targets.retain(|target| of_stack(target, stack)),
             None if targets.iter().any(|target| of_stack(target, &view.stack)) => {
@@ -230,7 +237,8 @@ impl Zone {
             Some((first, rest)) if first == "tasks" || first.parse::<u32>().is_ok() => Some(rest),
             Some(_) | None => None,
         };
-        self.qualified.contains_key(name) || service.is_some_and(|service| self.qualified.contains_key(service))
+        self.qualified.contains_key(name)
+            || service.is_some_and(|service| self.qualified.contains_key(service))
     }
 
     /// The full name of an address.
