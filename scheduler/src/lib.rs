@@ -13,6 +13,10 @@
 //! Owns every decision about the cluster and the only durable copy of what users want. Never links the runtime or the network,
 //! needs no root, and reaches a node only through [`LocalSession`] and [`NodeGateway`].
 
+mod place;
+mod store;
+#[cfg(test)]
+mod testing;
 mod wiring;
 
 pub use wiring::{LocalSession, NodeGateway, OpenError, ReportHandle, Scheduler, SchedulerConfig};

@@ -1,0 +1,60 @@
+//! The lock of a state directory: one scheduler at a time. The kernel drops it with the process, so none is ever stale.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Why the state directory could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process has it.
+    #[error("the state directory {} is in use by another carrack daemon{}", .directory.display(), holder(.pid))]
+    Held {
+        /// The directory.
+        directory: PathBuf,
+        /// Its PID, as far as the file says.
+        pid: Option<u32>,
+    },
+    /// The lock file cannot be made or written.
+    #[error("the lock file {} cannot be used", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
+/// Held until dropped.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of `directory`, making the directory when there is none.
+    pub(crate) fn take(directory: &Path) -> Result<Self, LockError> {
+        let path = directory.join("lock");
+        let io = |source| LockError::Io { path: path.clone(), source };
+        std::fs::create_dir_all(directory).map_err(io)?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).map_err(io)?;
+                let pid = text.trim().parse().ok();
+                return Err(LockError::Held { directory: directory.to_path_buf(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        file.set_len(0).map_err(io)?;
+        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Ok(Self { _file: file })
+    }
+}
