@@ -4,17 +4,28 @@
 //! into a pure plan, the plan is applied, the kernel is dumped and compared again. Knows nothing of containers or
 //! service specs: endpoints are namespaces with an address, services are VIPs with endpoint addresses.
 
+mod apply;
 pub mod conntrack;
+mod container;
 pub mod dataplane;
 pub mod dns;
 pub mod error;
 pub mod ipnet;
+pub mod isolation;
+mod link;
 pub mod listen;
+mod lower;
 pub mod model;
 pub mod network;
+pub mod nft;
 pub mod ns;
+mod observe;
 pub mod plan;
+pub mod present;
 pub mod reserve;
+mod slots;
+mod socket;
+mod wire;
 
 pub use error::NetError;
 pub use ipnet::{Ipv4Net, choose_cluster_cidr, vip_range};

@@ -1,25 +1,65 @@
 //! The node's network: the third of the three loops, and the only thing the node daemon talks to.
 //!
-//!     Config + endpoints + Tables -> Wanted ─┐
-//!                                            ├─ plan (pure) -> steps -> apply
-//!     kernel -> observe -> Present ──────────┘
+//!     Config + endpoints + Tables -> Wanted -+
+//!                                            +- plan (pure) -> steps -> apply
+//!     kernel -> observe -> Kernel -----------+
 //!
-//! All calls block for well under a millisecond to a few milliseconds (an audit of thousands of services: tens).
+//! Owns: the lock that keeps two daemons apart, the sockets, what is wanted, the namespaces of the endpoints. All
+//! calls block (below a millisecond; an audit of thousands of services tens of them) and must come from threads of
+//! the network namespace in which [`Network::open`] was called. Owns not: when to audit, drain or wire.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::conntrack::FlowCount;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+
+use crate::apply::Applier;
+use crate::conntrack::{self, Flow, FlowCount};
+use crate::container;
 use crate::error::NetError;
 use crate::ipnet::Ipv4Net;
-use crate::model::{Config, EndpointKey, PortKey, Protocol, Tables};
+use crate::link::Links;
+use crate::lower::{layout, lower};
+use crate::model::{Config, Endpoint, EndpointKey, PortKey, Protocol, Tables, Wanted};
+use crate::nft::dump::{TableState, generation, table_owner};
 use crate::ns::Netns;
-use crate::plan::Step;
-use crate::reserve::ReserveError;
+use crate::observe::{is_ours, observe, warnings};
+use crate::plan::{Op, Step, difference, plan, removal};
+use crate::present::{Hop, Kernel, key_of_alias, link_name};
+use crate::reserve::{Reservations, ReserveError};
+use crate::socket::{Family, Socket};
+
+/// Name of the abstract unix socket that is our lock: there is one such name in each network namespace, and it goes
+/// with its process.
+const LOCK_NAME: &str = "carrack-net";
+
+/// MTU of container links when the host has no default route.
+const DEFAULT_MTU: u32 = 1500;
 
 /// This node's network. Share it behind an `Arc`; methods take `&self`.
 #[derive(Debug)]
-pub struct Network {}
+pub struct Network {
+    state: Mutex<State>,
+    reservations: Mutex<Reservations>,
+    /// Conntrack has a socket of its own: counting many flows must not hold up wiring.
+    flows: Mutex<Socket>,
+    node_address: Ipv4Addr,
+    _lock: OwnedFd,
+}
+
+#[derive(Debug)]
+struct State {
+    wanted: Wanted,
+    namespaces: BTreeMap<EndpointKey, Netns>,
+    links: Links,
+    nft: Socket,
+    /// What the kernel held after the last change, if that is certain.
+    known: Option<Kernel>,
+}
 
 /// An endpoint that is wired.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +72,7 @@ pub struct EndpointHandle {
     pub host_interface: String,
     /// Index of that link.
     pub host_index: u32,
-    /// Whether anything had to be made (`false`: it was all there already, as after a restart of the daemon).
+    /// Whether the link pair had to be made (`false`: it was there, as after a restart of the daemon).
     pub made: bool,
 }
 
@@ -45,7 +85,7 @@ pub struct FoundEndpoint {
     pub host_interface: String,
 }
 
-/// What an apply or an audit changed, with reasons. Empty: the kernel held what was wanted.
+/// What an apply or an audit changed, with reasons. No steps: the kernel held what was wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The steps, in the order they were made.
@@ -56,20 +96,45 @@ pub struct Report {
 
 impl Network {
     /// Takes the network namespace of this thread: lock, addresses, routes, forwarding, table. What a previous
-    /// daemon of this instance left in the kernel is adopted untouched.
+    /// daemon of this instance left (links, elements of the table) is adopted untouched until the first
+    /// [`Network::set_tables`] and [`Network::settle`]. A table of another instance that is not running is replaced.
     pub fn open(config: Config) -> Result<Self, NetError> {
-        let _ = config;
-        unimplemented!()
+        config.validate()?;
+        let mut nft = Socket::open(Family::Netfilter)?;
+        let lock = take_lock(&mut nft)?;
+        let mut links = Links::open()?;
+        let mtu = match config.mtu {
+            Some(mtu) => mtu,
+            None => default_mtu(&mut links)?,
+        };
+        let node_address = config.node_address().unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let wanted =
+            Wanted { config, mtu, endpoints: BTreeMap::new(), tables: Tables::default(), settled: false };
+        let mut state = State { wanted, namespaces: BTreeMap::new(), links, nft, known: None };
+        state.prepare_host()?;
+        Ok(Self {
+            state: Mutex::new(state),
+            reservations: Mutex::new(Reservations::default()),
+            flows: Mutex::new(Socket::open(Family::Netfilter)?),
+            node_address,
+            _lock: lock,
+        })
     }
 
-    /// The node's own address.
+    /// The node's own address: the first of its first block.
     pub fn node_address(&self) -> Ipv4Addr {
-        unimplemented!()
+        self.node_address
     }
 
     /// Endpoints of this instance that the kernel holds, for adoption.
     pub fn found_endpoints(&self) -> Result<Vec<FoundEndpoint>, NetError> {
-        unimplemented!()
+        let mut state = self.state();
+        let links = state.links.links()?;
+        let instance = &state.wanted.config.instance;
+        let found = links.into_iter().filter_map(|(host_interface, facts)| {
+            Some(FoundEndpoint { key: key_of_alias(instance, &facts.alias)?, host_interface })
+        });
+        Ok(found.collect())
     }
 
     /// Wires a namespace: link pair, address, default route, neighbours. Idempotent; repairs what is missing.
@@ -79,59 +144,267 @@ impl Network {
         address: Ipv4Addr,
         netns: &Netns,
     ) -> Result<EndpointHandle, NetError> {
-        let _ = (key, address, netns);
-        unimplemented!()
+        self.state().ensure_endpoint(key, address, netns)
     }
 
     /// Takes the link away. Removing what is not there is no error.
     pub fn remove_endpoint(&self, key: &EndpointKey) -> Result<(), NetError> {
-        let _ = key;
-        unimplemented!()
+        self.state().remove_endpoint(key)
     }
 
     /// Says that all endpoints that outlived the last daemon were ensured again: from now on audits remove links of
     /// ours that nobody owns.
     pub fn settle(&self) {
-        unimplemented!()
+        self.state().wanted.settled = true;
     }
 
-    /// Makes the kernel's tables those of the snapshot. Only differences are written, in one atomic batch.
+    /// Makes the kernel's tables those of the snapshot. Only differences are written, in one atomic batch. The
+    /// members must hold every task that has an address, draining ones too; the services only endpoints that pass.
     pub fn set_tables(&self, tables: &Tables) -> Result<Report, NetError> {
-        let _ = tables;
-        unimplemented!()
+        let mut state = self.state();
+        state.wanted.tables = tables.clone();
+        state.converge()
     }
 
     /// Replaces the list of address blocks (it only grows; the first stays the first).
     pub fn set_blocks(&self, blocks: Vec<Ipv4Net>) -> Result<Report, NetError> {
-        let _ = blocks;
-        unimplemented!()
+        let mut state = self.state();
+        let mut config = state.wanted.config.clone();
+        config.blocks = blocks;
+        config.validate()?;
+        state.wanted.config = config;
+        state.converge()
     }
 
     /// Dumps the kernel, compares, repairs.
     pub fn audit(&self) -> Result<Report, NetError> {
-        unimplemented!()
+        let mut state = self.state();
+        state.known = None;
+        let report = state.converge()?;
+        Ok(Report { warnings: warnings(), ..report })
+    }
+
+    /// What the audit would do now. Changes nothing.
+    pub fn plan(&self) -> Result<Vec<Step>, NetError> {
+        let mut state = self.state();
+        let present = state.observe()?;
+        Ok(plan(&state.wanted, &present))
+    }
+
+    /// A number that changes whenever anybody changes the ruleset: a cheap sign that an audit is due.
+    pub fn ruleset_generation(&self) -> Result<u32, NetError> {
+        generation(&mut self.state().nft)
     }
 
     /// Holds exactly these ports of the host by bound sockets; returns those that could not be had.
     pub fn reserve_ports(&self, wanted: &BTreeSet<PortKey>) -> BTreeMap<PortKey, ReserveError> {
-        let _ = wanted;
-        unimplemented!()
+        locked(&self.reservations).sync(wanted)
     }
 
-    /// Open flows that end at an endpoint, whichever way they were addressed: drain waits for `tcp == 0`.
+    /// Open flows that end at an endpoint, whichever way they were addressed: a drain waits for `tcp == 0`.
     pub fn open_flows(&self, endpoint: Ipv4Addr) -> Result<FlowCount, NetError> {
-        let _ = endpoint;
-        unimplemented!()
+        conntrack::count(&mut locked(&self.flows), endpoint)
     }
 
     /// Forgets the flows to an endpoint (UDP 1 s after withdrawal, TCP when the drain ends); returns how many.
     pub fn delete_flows(&self, endpoint: Ipv4Addr, protocol: Protocol) -> Result<usize, NetError> {
-        let _ = (endpoint, protocol);
-        unimplemented!()
+        conntrack::delete(&mut locked(&self.flows), endpoint, protocol)
     }
 
-    /// Takes away everything of ours: table, links, addresses, routes, rules in foreign tables.
-    pub fn remove_all(self) -> Result<Report, NetError> {
-        unimplemented!()
+    /// All TCP and UDP flows that conntrack knows.
+    pub fn flows(&self) -> Result<Vec<Flow>, NetError> {
+        conntrack::flows(&mut locked(&self.flows))
     }
+
+    /// Takes away everything of ours: table, links, addresses, routes, rules in foreign tables. Only `ip_forward`
+    /// stays on: others may have come to need it.
+    pub fn remove_all(self) -> Result<Report, NetError> {
+        let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.wanted.endpoints.clear();
+        state.namespaces.clear();
+        let present = state.observe()?;
+        let steps = removal(&present);
+        state.run(&steps)?;
+        Ok(Report { steps, warnings: Vec::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        locked(&self.state)
+    }
+}
+
+/// A lock that a panic cannot spoil: what it guards is compared with the kernel anyway.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// What the host needs before the first endpoint; elements that are there stay.
+    fn prepare_host(&mut self) -> Result<(), NetError> {
+        let present = self.observe()?;
+        let mut kernel = lower(&self.wanted, &present);
+        if matches!(present.table, TableState::Intact | TableState::Damaged { .. }) {
+            kernel.elements = present.elements.clone();
+        }
+        let steps = difference(&kernel, &present);
+        self.run(&steps)?;
+        self.remember(kernel, present, &steps);
+        Ok(())
+    }
+
+    fn ensure_endpoint(
+        &mut self,
+        key: &EndpointKey,
+        address: Ipv4Addr,
+        netns: &Netns,
+    ) -> Result<EndpointHandle, NetError> {
+        self.check_address(key, address)?;
+        let name = link_name(key);
+        // A link that is there counts only if its inner end is in this very namespace.
+        let found = self.links.index_of(&name)?;
+        let wired = match found {
+            Some(index) => container::configure(netns, address, index)?,
+            None => false,
+        };
+        if !wired {
+            self.unlink(&name)?;
+        }
+        self.wanted.endpoints.insert(key.clone(), Endpoint { address });
+        self.namespaces.insert(key.clone(), netns.clone());
+        if let Err(error) = self.converge() {
+            self.wanted.endpoints.remove(key);
+            self.namespaces.remove(key);
+            self.known = None;
+            return Err(error);
+        }
+        let index = self.links.index_of(&name)?;
+        let host_index = index.ok_or_else(|| NetError::Answer {
+            action: format!("make link {name}"),
+            detail: "it is gone again".to_owned(),
+        })?;
+        Ok(EndpointHandle { key: key.clone(), address, host_interface: name, host_index, made: !wired })
+    }
+
+    fn check_address(&self, key: &EndpointKey, address: Ipv4Addr) -> Result<(), NetError> {
+        let layout = layout(&self.wanted);
+        let refuse = |reason: String| Err(NetError::Address { key: key.clone(), address, reason });
+        if !self.wanted.config.blocks.iter().any(|block| block.contains(address)) {
+            return refuse("it is in none of the node's blocks".to_owned());
+        }
+        if address == layout.node {
+            return refuse("it is the node's own".to_owned());
+        }
+        let holder = self.wanted.endpoints.iter().find(|(other, endpoint)| {
+            *other != key && (endpoint.address == address || link_name(other) == link_name(key))
+        });
+        match holder {
+            Some((other, _)) => refuse(format!("endpoint {other} has it")),
+            None => Ok(()),
+        }
+    }
+
+    fn remove_endpoint(&mut self, key: &EndpointKey) -> Result<(), NetError> {
+        self.wanted.endpoints.remove(key);
+        self.namespaces.remove(key);
+        self.unlink(&link_name(key))?;
+        self.converge().map(drop)
+    }
+
+    /// Removes a link of ours and what goes with it; a foreign link of the name stays and is an error.
+    fn unlink(&mut self, name: &str) -> Result<(), NetError> {
+        let Some(facts) = self.links.links()?.remove(name) else {
+            self.forget_link(name);
+            return Ok(());
+        };
+        if !is_ours(&facts, &self.wanted.config.instance) {
+            return Err(NetError::ForeignLink { name: name.to_owned(), alias: facts.alias });
+        }
+        self.links.delete_link(name, facts.index)?;
+        self.forget_link(name);
+        Ok(())
+    }
+
+    fn forget_link(&mut self, name: &str) {
+        if let Some(known) = &mut self.known {
+            known.links.remove(name);
+            known.routes.retain(|_, route| route.hop != Hop::Link(name.to_owned()));
+            known.neighbours.retain(|(link, _), _| link != name);
+            known.sysctls.retain(|path, _| !path.contains(&format!("/conf/{name}/")));
+        }
+    }
+
+    /// Plans from what is known and applies; if the kernel differs from what was known, looks and plans again.
+    fn converge(&mut self) -> Result<Report, NetError> {
+        if let Some(known) = self.known.take() {
+            let kernel = lower(&self.wanted, &known);
+            let steps = difference(&kernel, &known);
+            match self.run(&steps) {
+                Ok(()) => {
+                    self.remember(kernel, known, &steps);
+                    return Ok(Report { steps, warnings: Vec::new() });
+                }
+                Err(error) => tracing::warn!(%error, "the kernel is not as remembered; looking at it"),
+            }
+        }
+        let present = self.observe()?;
+        let kernel = lower(&self.wanted, &present);
+        let steps = difference(&kernel, &present);
+        self.run(&steps)?;
+        self.remember(kernel, present, &steps);
+        Ok(Report { steps, warnings: Vec::new() })
+    }
+
+    /// The plan was applied, so the kernel holds what was wanted. Only the handles of rules in foreign chains are the
+    /// kernel's choice; after a change there it must be looked at again.
+    fn remember(&mut self, reached: Kernel, before: Kernel, steps: &[Step]) {
+        let foreign_changed =
+            steps.iter().any(|step| matches!(step.op, Op::InsertForeign { .. } | Op::DeleteForeign { .. }));
+        self.known = (!foreign_changed).then_some(Kernel { foreign: before.foreign, ..reached });
+    }
+
+    fn observe(&mut self) -> Result<Kernel, NetError> {
+        observe(&self.wanted, &mut self.links, &mut self.nft)
+    }
+
+    fn run(&mut self, steps: &[Step]) -> Result<(), NetError> {
+        let mut applier = Applier {
+            wanted: &self.wanted,
+            namespaces: &self.namespaces,
+            links: &mut self.links,
+            nft: &mut self.nft,
+        };
+        applier.run(steps)
+    }
+}
+
+/// The IPv4 networks that this host has routes to, for [`crate::ipnet::choose_cluster_cidr`]. Ours are left out.
+pub fn host_routes() -> Result<Vec<Ipv4Net>, NetError> {
+    let routes = Links::open()?.routes()?;
+    let foreign = routes.into_iter().filter(|route| route.protocol != crate::present::ROUTE_PROTOCOL);
+    Ok(foreign.map(|route| route.destination).collect())
+}
+
+fn take_lock(nft: &mut Socket) -> Result<OwnedFd, NetError> {
+    let failed = |source: io::Error| NetError::Lock { name: LOCK_NAME.to_owned(), source };
+    let lock = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+        .map_err(|errno| failed(errno.into()))?;
+    let name = UnixAddr::new_abstract(LOCK_NAME.as_bytes()).map_err(|errno| failed(errno.into()))?;
+    match bind(lock.as_raw_fd(), &name) {
+        Ok(()) => Ok(lock),
+        Err(Errno::EADDRINUSE) => {
+            let owner = table_owner(nft)?.unwrap_or_default();
+            let holder = owner.split_once(' ').map_or("unknown", |(_, instance)| instance).to_owned();
+            Err(NetError::OtherInstance { holder })
+        }
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+/// The MTU of the link that the default route leaves by.
+fn default_mtu(links: &mut Links) -> Result<u32, NetError> {
+    let default =
+        links.routes()?.into_iter().find(|route| route.destination.prefix() == 0 && route.link.is_some());
+    let Some(index) = default.and_then(|route| route.link) else { return Ok(DEFAULT_MTU) };
+    let link = links.links()?.into_values().find(|link| link.index == index);
+    Ok(link.map_or(DEFAULT_MTU, |link| link.mtu))
 }
