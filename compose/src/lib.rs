@@ -15,9 +15,21 @@
 //! Each key ends in one of three ways: exact, mapped (a [`Note`]) or refused (a [`Diagnostic`] with its place and a hint).
 //! A load tells all problems at once.
 
+mod canon;
+mod dotenv;
+mod fields;
+mod interpolate;
+mod merge;
+mod project;
 mod report;
 mod source;
+mod stack;
+mod suggest;
+mod units;
+mod words;
+mod yaml;
 
+pub use project::find_default_files;
 pub use report::{Diagnostic, DiagnosticKind, Diagnostics, Note, Position};
 pub use source::{DiskFiles, FILE_MAX_BYTES, FileSource, MemoryFiles};
 
@@ -25,6 +37,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use carrack_api::{ServiceName, StackSpec};
+use report::Report;
+use stack::Places;
 
 /// What a load starts from.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +73,7 @@ pub struct Loaded {
     pub project_dir: PathBuf,
     /// Services that no active profile asks for.
     pub inactive: Vec<ServiceName>,
-    positions: BTreeMap<String, Position>,
+    places: Places,
 }
 
 /// Default names of a Compose file, best first.
@@ -70,12 +84,46 @@ impl Loaded {
     /// Where a value stands, by the path of a spec or of a file: `services.web.ports[0].published`; the nearest place above
     /// it when it stands nowhere itself.
     pub fn position_of(&self, path: &str) -> Option<Position> {
-        self.positions.get(path).cloned()
+        self.places.find(path)
     }
 }
 
 /// Loads a project.
+///
+/// ```
+/// use carrack_compose::{LoadOptions, MemoryFiles, load};
+///
+/// let files = MemoryFiles::default().with("/app/compose.yaml", "services: {web: {image: nginx, prots: []}}");
+/// let options = LoadOptions { working_dir: "/app".into(), ..LoadOptions::default() };
+/// let problems = load(&options, &files).unwrap_err();
+/// assert_eq!(
+///     problems.to_string(),
+///     "compose.yaml:1:31: services.web.prots: unknown key\n  hint: did you mean `ports`?"
+/// );
+/// ```
 pub fn load(options: &LoadOptions, files: &dyn FileSource) -> Result<Loaded, Diagnostics> {
-    let _ = (options, files);
-    Err(Diagnostics(Vec::new()))
+    let mut report = Report::default();
+    let project = project::read(options, files, &mut report);
+    let built = project.as_ref().and_then(|project| stack::build(project, files, &mut report));
+    let notes = report.finish()?;
+    let (Some(project), Some(built)) = (project, built) else {
+        // Each step that gives nothing has told why; were it not so, silence would be the worst answer.
+        return Err(Diagnostics(vec![Diagnostic {
+            file: String::new(),
+            line: 0,
+            column: 0,
+            path: String::new(),
+            message: "the project cannot be loaded".into(),
+            hint: None,
+            kind: DiagnosticKind::Invalid,
+        }]));
+    };
+    Ok(Loaded {
+        stack: built.stack,
+        notes,
+        files: project.files,
+        project_dir: project.dir,
+        inactive: built.inactive,
+        places: built.places,
+    })
 }

@@ -1,0 +1,106 @@
+//! `ports` and `expose`.
+
+use std::net::IpAddr;
+
+use carrack_api::{ExposedPort, PortMode, Protocol, PublishedPort};
+
+use super::Build;
+use crate::canon::port_range;
+use crate::fields::{Fields, Item};
+
+impl Build<'_> {
+    pub(super) fn published(&mut self, fields: &mut Fields<'_>) -> Vec<PublishedPort> {
+        let items = fields.take("ports").map(|i| i.items(self.report)).unwrap_or_default();
+        items.iter().filter_map(|item| self.port(item)).collect()
+    }
+
+    fn port(&mut self, item: &Item<'_>) -> Option<PublishedPort> {
+        let mut fields = Fields::open(item, self.report)?;
+        let target = fields.take("target");
+        let published = fields.take("published");
+        let host_ip = fields.take("host_ip").and_then(|i| self.host_ip(&i));
+        let protocol = match fields.take("protocol") {
+            Some(item) => {
+                let word = item.text(self.report)?;
+                self.protocol(&item, &word)?
+            }
+            None => Protocol::Tcp,
+        };
+        let words = [("ingress", PortMode::Ingress), ("host", PortMode::Host)];
+        let mode = fields.take("mode").and_then(|i| i.choice(&words, self.report)).unwrap_or_default();
+        fields.take("name");
+        fields.note("app_protocol", "is carried as plain TCP or UDP", self.report);
+        fields.finish(&[], self.report);
+        let Some(target) = target else {
+            item.invalid_hint("the port has no target", "name the port of the container", self.report);
+            return None;
+        };
+        let target = target.number::<u16>(self.report)?;
+        let published = match published {
+            Some(item) => self.published_port(&item)?,
+            None => None,
+        };
+        Some(PublishedPort { target, published, host_ip, protocol, mode })
+    }
+
+    fn published_port(&mut self, item: &Item<'_>) -> Option<Option<u16>> {
+        let text = item.text(self.report)?;
+        match text.as_str() {
+            "" | "0" => return Some(None),
+            _ => {}
+        }
+        match port_range(&text) {
+            Ok(range) if range.start() == range.end() => Some(Some(*range.start())),
+            Ok(_) => {
+                let hint = Some("name one port, or none to get a free one");
+                item.unsupported("choosing a port from a range is not built yet", hint, self.report);
+                None
+            }
+            Err(why) => {
+                item.invalid(why, self.report);
+                None
+            }
+        }
+    }
+
+    fn host_ip(&mut self, item: &Item<'_>) -> Option<IpAddr> {
+        let text = item.text(self.report)?;
+        if text.is_empty() {
+            return None;
+        }
+        let ip = text.parse().ok();
+        if ip.is_none() {
+            item.invalid(format!("{text:?} is not an IP address"), self.report);
+        }
+        ip
+    }
+
+    fn protocol(&mut self, item: &Item<'_>, word: &str) -> Option<Protocol> {
+        match word.to_ascii_lowercase().as_str() {
+            "tcp" => Some(Protocol::Tcp),
+            "udp" => Some(Protocol::Udp),
+            "sctp" => {
+                item.unsupported("SCTP is not built yet", Some("use tcp or udp"), self.report);
+                None
+            }
+            other => {
+                item.invalid_hint(format!("there is no protocol {other:?}"), "use tcp or udp", self.report);
+                None
+            }
+        }
+    }
+
+    pub(super) fn exposed(&mut self, fields: &mut Fields<'_>) -> Vec<ExposedPort> {
+        let mut out = Vec::new();
+        for item in fields.take("expose").map(|i| i.items(self.report)).unwrap_or_default() {
+            let Some(text) = item.text(self.report) else { continue };
+            let (ports, protocol) = text.split_once('/').unwrap_or((&text, "tcp"));
+            let Some(protocol) = self.protocol(&item, protocol) else { continue };
+            match port_range(ports) {
+                Ok(range) => out.extend(range.map(|port| ExposedPort { port, protocol })),
+                Err(why) => item.invalid(why, self.report),
+            }
+        }
+        out
+    }
+}
