@@ -1,4 +1,5 @@
 //! What each viewer is told about each name, and what packets of every kind lead to. Pure.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod dns_common;
 

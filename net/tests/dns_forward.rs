@@ -1,4 +1,5 @@
 //! Forwarding against resolvers that the test makes on loopback: dead ones, slow ones, old ones, truncating ones.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod dns_common;
 

@@ -21,6 +21,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use super::control::{Client, ControlError, MAX_MESSAGE_BYTES, Request, Status, to_line};
+use super::error::DataPlaneError;
 use super::files::{Files, Identity};
 use super::process::SUBCOMMAND;
 use super::sockets::Sockets;
@@ -29,7 +30,7 @@ use crate::dns::DnsSnapshot;
 /// How long the process may take to answer, loading a snapshot included.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a started process may take to serve, an unwilling predecessor included.
-const START_DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const START_DEADLINE: Duration = Duration::from_secs(15);
 /// How long the process may take to end when stopped, before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
 /// How long a killed process may take to be gone.
@@ -38,6 +39,8 @@ const KILL_DEADLINE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(5);
 /// How often the process is asked for a sign of life.
 const PING: Duration = Duration::from_secs(2);
+/// How long it may owe that sign before it is killed; its sockets keep the queries meanwhile.
+const HANG: Duration = Duration::from_secs(3);
 /// How long to wait before a failed restart is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Bytes of the log's end that an error shows.
@@ -81,61 +84,6 @@ pub enum Published {
     Acknowledged(u64),
 }
 
-/// Why an operation on the data plane failed.
-#[derive(Debug, thiserror::Error)]
-pub enum DataPlaneError {
-    /// A file of the data plane.
-    #[error("cannot use data plane file {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The process could not be started.
-    #[error("cannot start data plane {}", exe.display())]
-    Spawn {
-        /// The binary.
-        exe: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The process ended at once.
-    #[error("data plane ended with {status} while starting: {log}")]
-    Exited {
-        /// How it ended.
-        status: ExitStatus,
-        /// The end of its log.
-        log: String,
-    },
-    /// The process does not serve.
-    #[error("data plane does not serve after {} s", START_DEADLINE.as_secs())]
-    NotServing(#[source] Option<ControlError>),
-    /// The process did not take a snapshot.
-    #[error("data plane did not take snapshot generation {generation}")]
-    Publish {
-        /// Generation of the snapshot.
-        generation: u64,
-        /// The reason.
-        #[source]
-        source: ControlError,
-    },
-    /// The process could not be asked.
-    #[error("cannot ask the data plane")]
-    Ask(#[source] ControlError),
-    /// The process does not end.
-    #[error("data plane process {pid} does not end")]
-    Unkillable {
-        /// The process.
-        pid: i32,
-    },
-    /// The operation's thread was lost, as when the runtime shuts down.
-    #[error("data plane operation was interrupted")]
-    Interrupted,
-}
-
 /// A data-plane process that is kept alive; it outlives this value and the daemon.
 #[derive(Debug)]
 pub struct DataPlane {
@@ -164,6 +112,8 @@ struct State {
     sockets: Option<Sockets>,
     /// Processes we started and must reap.
     children: Vec<Child>,
+    /// No process is wanted any more.
+    stopped: bool,
 }
 
 impl DataPlane {
@@ -258,6 +208,7 @@ impl Inner {
 
     fn stop(&self) -> Result<(), DataPlaneError> {
         let mut state = self.state();
+        state.stopped = true;
         let running = self.files.read_pid();
         // Whatever it answers, it is waited for, and killed if it does not end.
         let asked = self.client.retire();
@@ -268,6 +219,15 @@ impl Inner {
         state.reap();
         state.sockets = None;
         self.files.remove().map_err(|source| self.file_error(self.files.dir(), source))
+    }
+
+    /// What the watching task does about a lost process.
+    fn revive(&self) -> Result<(), DataPlaneError> {
+        let mut state = self.state();
+        if !state.stopped {
+            self.bring_up(&mut state)?;
+        }
+        Ok(())
     }
 
     /// A process of our build serves our address, after this.
@@ -352,10 +312,7 @@ impl Inner {
                 command.stdin(Stdio::null()).stdout(Stdio::null());
             }
         }
-        let child = command.spawn().map_err(spawn_error)?;
-        let pid = child.id();
-        state.children.push(child);
-        Ok(pid)
+        Ok(state.keep(command.spawn().map_err(spawn_error)?))
     }
 
     /// Waits until the process is gone, with a kill after `patience`.
@@ -390,7 +347,7 @@ impl Inner {
         loop {
             let reason = self.accompany().await;
             tracing::warn!(%reason, "data plane is gone, starting it again");
-            while let Err(error) = self.blocking(|inner| inner.bring_up(&mut inner.state())).await {
+            while let Err(error) = self.blocking(Inner::revive).await {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 tracing::error!(%error, cause, "cannot restart the data plane");
                 tokio::time::sleep(retry).await;
@@ -413,7 +370,7 @@ impl Inner {
                 Ok(Err(error)) => return error,
                 Err(_) => {}
             }
-            match timeout(ANSWER_DEADLINE, ping(&mut stream)).await {
+            match timeout(HANG, ping(&mut stream)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return error,
                 Err(elapsed) => return elapsed.into(),
@@ -441,6 +398,13 @@ impl Inner {
 }
 
 impl State {
+    /// Keeps a child to be reaped.
+    fn keep(&mut self, child: Child) -> u32 {
+        let pid = child.id();
+        self.children.push(child);
+        pid
+    }
+
     /// Takes note of children that ended.
     fn reap(&mut self) {
         self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
@@ -448,10 +412,7 @@ impl State {
 
     /// How a child ended, if it did.
     fn exit_of(&mut self, pid: u32) -> Option<ExitStatus> {
-        let at = self.children.iter().position(|child| child.id() == pid)?;
-        let status = self.children[at].try_wait().ok().flatten()?;
-        self.children.swap_remove(at);
-        Some(status)
+        self.children.iter_mut().find(|child| child.id() == pid)?.try_wait().ok().flatten()
     }
 }
 

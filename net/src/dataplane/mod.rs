@@ -21,11 +21,13 @@
 
 mod control;
 mod daemon;
+mod error;
 mod files;
 mod log;
 mod process;
 mod sockets;
 
 pub use control::{ControlError, PROTOCOL, Status};
-pub use daemon::{DataPlane, DataPlaneConfig, DataPlaneError, Published};
+pub use daemon::{DataPlane, DataPlaneConfig, Published};
+pub use error::DataPlaneError;
 pub use process::{ProcessError, SUBCOMMAND, run};

@@ -1,6 +1,6 @@
 //! Shared by the DNS tests: a world with two stacks and a shared network, and queries written and read by an
 //! independent codec (hickory-proto).
-#![allow(dead_code, missing_docs, reason = "each test binary uses a part of it")]
+#![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "each test binary uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
