@@ -12,9 +12,26 @@
 //! readiness, ordered stops, and what a node remembers over restarts and reboots. Decides no placement: which task, where and
 //! with which address is the scheduler's word.
 
+mod clock;
 mod config;
+mod driver;
+mod engine;
+mod facts;
 mod identity;
+mod ledger;
+mod netloop;
 mod node;
+mod plan;
+mod probe;
+mod report;
+mod restart;
+#[cfg(test)]
+mod simulated;
+mod tables;
+#[cfg(test)]
+mod testing;
+mod usage;
+mod worker;
 
 pub use config::{NodeConfig, NodeError, Shutdown, choose_cluster_cidr, dispatch};
 pub use node::Node;

@@ -1,0 +1,300 @@
+//! The effects of steps, each as one task of its own that ends with one [`Event`].
+//!
+//! Owns how many of a kind run at a time. Decides nothing: what is to be done was planned, what follows is decided by the loop
+//! when it reads the event.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use carrack_api::{Exit, Health, ProbeResult, PullProgress, TaskId};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::engine::{Engine, Network, Programmed, ProgressSink, Refusal, StartOrder, Started};
+use crate::ledger::Ledger;
+use crate::probe::{Judgement, Probe, Question, Tracker};
+
+/// Images that are brought at a time.
+const PREPARES_MAX: usize = 4;
+/// Containers that are started at a time, for each CPU.
+const STARTS_PER_CPU: usize = 4;
+/// Probes that run at a time.
+const PROBES_MAX: usize = 32;
+/// Namespaces and leftovers that are made or removed at a time.
+const CHORES_MAX: usize = 16;
+/// How often the open connections of a draining task are counted.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// Delay between two tries of a wait that failed.
+const WAIT_AGAIN: Duration = Duration::from_millis(200);
+
+/// What has happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A preparation ended.
+    Prepared(TaskId, Result<(), Refusal>),
+    /// Bytes of an image arrived.
+    Progress(TaskId, PullProgress),
+    /// A namespace was wired.
+    Wired(TaskId, Result<PathBuf, Refusal>),
+    /// A start ended.
+    Started(TaskId, u32, Result<Started, Refusal>),
+    /// No connection is open any more, or the time is over.
+    Drained(TaskId),
+    /// A stop signal was sent.
+    Signalled(TaskId, Result<(), Refusal>),
+    /// SIGKILL was sent.
+    Killed(TaskId, Result<(), Refusal>),
+    /// An ended run was taken away.
+    RunRemoved(TaskId, u32, Result<(), Refusal>),
+    /// Link and namespace were taken away.
+    Unwired(TaskId, Result<(), Refusal>),
+    /// Everything but the log was taken away.
+    Cleaned(TaskId, Result<(), Refusal>),
+    /// Everything was taken away.
+    Forgotten(TaskId, Result<(), Refusal>),
+    /// A run ended.
+    Ended(TaskId, u32, Exit),
+    /// A probe was answered.
+    Probed(TaskId, u32, Judgement, ProbeResult),
+    /// The network was opened and what ran was wired again.
+    NetworkUp(Result<Vec<(TaskId, Result<PathBuf, Refusal>)>, Refusal>),
+    /// The network holds this version of the tables.
+    Programmed(u64, Programmed),
+    /// The network could not be programmed; it is tried again.
+    NotProgrammed(Refusal),
+}
+
+/// What workers share.
+#[derive(Debug)]
+pub(crate) struct Workers<E, N> {
+    pub(crate) engine: Arc<E>,
+    pub(crate) network: Arc<N>,
+    pub(crate) ledger: Ledger,
+    pub(crate) clock: Clock,
+    pub(crate) events: mpsc::Sender<Event>,
+    prepares: Semaphore,
+    starts: Semaphore,
+    probes: Semaphore,
+    chores: Semaphore,
+}
+
+impl<E: Engine, N: Network> Workers<E, N> {
+    pub(crate) fn new(
+        engine: Arc<E>,
+        network: Arc<N>,
+        ledger: Ledger,
+        clock: Clock,
+        events: mpsc::Sender<Event>,
+    ) -> Arc<Self> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Arc::new(Self {
+            engine,
+            network,
+            ledger,
+            clock,
+            events,
+            prepares: Semaphore::new(PREPARES_MAX),
+            starts: Semaphore::new(STARTS_PER_CPU * cpus),
+            probes: Semaphore::new(PROBES_MAX),
+            chores: Semaphore::new(CHORES_MAX),
+        })
+    }
+
+    async fn say(&self, event: Event) {
+        // The loop is gone only when the daemon stops; nobody is left to care.
+        if self.events.send(event).await.is_err() {
+            tracing::trace!("an event came after the node loop had ended");
+        }
+    }
+
+    /// Brings the image of a task.
+    pub(crate) fn prepare(self: &Arc<Self>, task: TaskId, spec: carrack_api::ContainerSpec) -> AbortHandle {
+        let this = self.clone();
+        let events = self.events.clone();
+        let sink: ProgressSink = Arc::new(move |progress| {
+            // Progress is for people: when the loop is busy the next one will do.
+            drop(events.try_send(Event::Progress(task, progress)));
+        });
+        spawn(async move {
+            let _permit = this.prepares.acquire().await;
+            let result = this.engine.prepare(&spec, sink).await;
+            this.say(Event::Prepared(task, result)).await;
+        })
+    }
+
+    /// Wires a task.
+    pub(crate) fn wire(self: &Arc<Self>, task: TaskId, address: IpAddr, pid: Option<u32>) -> AbortHandle {
+        let this = self.clone();
+        spawn(async move {
+            let _permit = this.chores.acquire().await;
+            let result = this.network.wire(task, address, pid).await;
+            this.say(Event::Wired(task, result)).await;
+        })
+    }
+
+    /// Starts a run, once the ledger version that names it is on disk: its number must never be given twice.
+    pub(crate) fn start(self: &Arc<Self>, order: StartOrder, ledger_version: u64) -> AbortHandle {
+        let this = self.clone();
+        spawn(async move {
+            let (task, run) = (order.task, order.run);
+            this.ledger.is_on_disk(ledger_version).await;
+            let _permit = this.starts.acquire().await;
+            let result = this.engine.start(order).await;
+            this.say(Event::Started(task, run, result)).await;
+        })
+    }
+
+    /// Waits until the addresses have no open connection, at most for `most`, then cuts what is left.
+    pub(crate) fn drain(self: &Arc<Self>, task: TaskId, addresses: Vec<IpAddr>, most: Duration) -> AbortHandle {
+        let this = self.clone();
+        spawn(async move {
+            let deadline = Instant::now() + most;
+            for address in addresses {
+                this.drain_address(task, address, deadline).await;
+            }
+            this.say(Event::Drained(task)).await;
+        })
+    }
+
+    async fn drain_address(&self, task: TaskId, address: IpAddr, deadline: Instant) {
+        loop {
+            match self.network.open_connections(address).await {
+                Ok(0) => break,
+                Ok(_) if Instant::now() < deadline => tokio::time::sleep(DRAIN_POLL).await,
+                Ok(open) => {
+                    tracing::warn!(%task, %address, open, "connections outlived the drain and are cut");
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(%task, %address, %error, "open connections cannot be counted");
+                    break;
+                }
+            }
+        }
+        if let Err(error) = self.network.forget_flows(address, true).await {
+            tracing::warn!(%task, %address, %error, "flows of a drained task cannot be forgotten");
+        }
+    }
+
+    /// Sends the stop signal.
+    pub(crate) fn signal(self: &Arc<Self>, task: TaskId, run: u32, signal: i32) -> AbortHandle {
+        let this = self.clone();
+        spawn(async move {
+            let result = this.engine.signal(task, run, signal).await;
+            this.say(Event::Signalled(task, result)).await;
+        })
+    }
+
+    /// Kills a run.
+    pub(crate) fn kill(self: &Arc<Self>, task: TaskId, run: u32) -> AbortHandle {
+        let this = self.clone();
+        spawn(async move {
+            let result = this.engine.kill(task, run).await;
+            this.say(Event::Killed(task, result)).await;
+        })
+    }
+
+    /// Takes an ended run away.
+    pub(crate) fn remove_run(self: &Arc<Self>, task: TaskId, run: u32) -> AbortHandle {
+        let this = self.clone();
+        spawn(async move {
+            let _permit = this.chores.acquire().await;
+            let result = this.engine.remove_run(task, run).await;
+            this.say(Event::RunRemoved(task, run, result)).await;
+        })
+    }
+
+    /// Takes link and namespace away.
+    pub(crate) fn unwire(self: &Arc<Self>, task: TaskId) -> AbortHandle {
+        let this = self.clone();
+        spawn(async move {
+            let _permit = this.chores.acquire().await;
+            let result = this.network.unwire(task).await;
+            this.say(Event::Unwired(task, result)).await;
+        })
+    }
+
+    /// Takes everything but the log away, or with `forget` the log too. A link that an earlier daemon left goes as well.
+    pub(crate) fn clean(self: &Arc<Self>, task: TaskId, forget: bool) -> AbortHandle {
+        let this = self.clone();
+        spawn(async move {
+            let _permit = this.chores.acquire().await;
+            let result = match this.engine.remove_task(task, forget).await {
+                Ok(()) => this.network.unwire(task).await,
+                Err(error) => Err(error),
+            };
+            let event = if forget { Event::Forgotten(task, result) } else { Event::Cleaned(task, result) };
+            this.say(event).await;
+        })
+    }
+
+    /// Waits for the end of a run.
+    pub(crate) fn watch(self: &Arc<Self>, task: TaskId, run: u32) -> AbortHandle {
+        let this = self.clone();
+        spawn(async move {
+            loop {
+                match this.engine.ended(task, run).await {
+                    Ok(exit) => return this.say(Event::Ended(task, run, exit)).await,
+                    Err(error) => {
+                        tracing::error!(%task, run, %error, "the end of a run cannot be awaited; trying again");
+                        tokio::time::sleep(WAIT_AGAIN).await;
+                    }
+                }
+            }
+        })
+    }
+
+    /// Probes a run until it ends (then the loop aborts this) or there is nothing more to ask.
+    pub(crate) fn probe(self: &Arc<Self>, subject: Subject, port: Option<u16>) -> AbortHandle {
+        let this = self.clone();
+        spawn(async move {
+            let check = this.engine.healthcheck(&subject.spec).await;
+            let probe = Probe::of(check.as_ref(), port);
+            let mut tracker = Tracker::new(probe, subject.started_at, subject.health);
+            let mut answered = 0;
+            while let Some(delay) = tracker.delay(answered, this.clock.now()) {
+                tokio::time::sleep(delay).await;
+                let (passed, output) = this.ask(&subject, tracker.probe()).await;
+                let at = this.clock.now();
+                let judgement = tracker.record(passed, at);
+                let result = ProbeResult { passed, output, at, failures: judgement.failures };
+                this.say(Event::Probed(subject.task, subject.run, judgement, result)).await;
+                answered += 1;
+            }
+        })
+    }
+
+    async fn ask(&self, subject: &Subject, probe: &Probe) -> (bool, String) {
+        match &probe.question {
+            Question::Lives(needed) => (true, format!("it has lived for {} ms", needed.as_millis())),
+            Question::Listens(port) => match self.network.listens(subject.pid, *port).await {
+                Ok(true) => (true, format!("something listens on port {port}")),
+                Ok(false) => (false, format!("nothing listens on port {port} where others reach it")),
+                Err(error) => (false, error),
+            },
+            Question::Command(argv) => {
+                let _permit = self.probes.acquire().await;
+                self.engine.probe(subject.task, subject.run, argv.clone(), probe.timeout).await
+            }
+        }
+    }
+}
+
+/// A run that is probed.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) task: TaskId,
+    pub(crate) run: u32,
+    pub(crate) pid: u32,
+    pub(crate) spec: carrack_api::ContainerSpec,
+    pub(crate) started_at: carrack_api::Timestamp,
+    pub(crate) health: Health,
+}
+
+fn spawn(work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    tokio::spawn(work).abort_handle()
+}
