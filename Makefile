@@ -50,7 +50,7 @@ test-all: test ## what CI runs
 	@integration/test.sh --closing-line
 
 bench: build images ## benchmarks, side by side with a peer or the kernel's floor
-	@integration/bench.sh $(NAME)
+	@BENCH_OUT=$(TARGET_DIR)/bench $(dir $(CARRACK))carrack-bench $(NAME)
 
 clean: ## remove what was built
 	cargo clean
