@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::wire::{Name, Query, Response};
+use super::response::Response;
+use super::wire::{Name, Query};
 
 /// Most answers kept.
 pub(crate) const MAX_ENTRIES: usize = 4096;

@@ -20,8 +20,9 @@ use tokio::time::timeout;
 
 use super::answer::server_failure;
 use super::cache::{Cache, Key};
+use super::response::Response;
 use super::upstream::{UpstreamConfig, Upstreams};
-use super::wire::{MAX_UDP_BYTES, Query, Response, is_bare_refusal};
+use super::wire::{MAX_UDP_BYTES, Query, is_bare_refusal};
 
 /// Most different questions under way at once; further ones get SERVFAIL at once.
 const MAX_IN_FLIGHT: usize = 1024;

@@ -15,6 +15,7 @@ mod cache;
 mod forward;
 mod model;
 mod resolv;
+mod response;
 mod server;
 mod upstream;
 mod wire;
