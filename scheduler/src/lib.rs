@@ -13,10 +13,20 @@
 //! Owns every decision about the cluster and the only durable copy of what users want. Never links the runtime or the network,
 //! needs no root, and reaches a node only through [`LocalSession`] and [`NodeGateway`].
 
+mod assign;
+mod clock;
+mod driver;
+mod events;
 mod place;
+mod plan;
+mod server;
 mod store;
 #[cfg(test)]
 mod testing;
+mod usage;
+mod view;
 mod wiring;
 
+pub use events::EventsError;
+pub use store::{DiskError, LockError, StoreOpenError};
 pub use wiring::{LocalSession, NodeGateway, OpenError, ReportHandle, Scheduler, SchedulerConfig};

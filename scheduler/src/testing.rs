@@ -68,6 +68,7 @@ pub(crate) fn task(id: u64, service: &str, slot: u32) -> TaskRecord {
         service: service.parse().unwrap(),
         slot,
         revision: 1,
+        deploy: 1,
         node: None,
         addresses: Vec::new(),
         desired: Desired::Run,

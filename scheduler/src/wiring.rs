@@ -1,11 +1,19 @@
 //! How a scheduler is opened and joined to its nodes within one process. Owns the public handles; decides nothing.
 
+use std::io::Read;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use carrack_api::{Assignment, ClusterId, NodeId, NodeInfo, NodeReport, NodeRequest, Problem};
+use carrack_api::{Assignment, ClusterId, NodeId, NodeInfo, NodeReport, NodeRequest, Problem, Timestamp};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+
+use crate::clock;
+use crate::driver::Cluster;
+use crate::events::{EventLog, EventsError};
+use crate::plan::address::Range;
+use crate::server;
+use crate::store::{ClusterRecord, CommitError, Key, Object, Op, Store, StoreGuard, StoreOpenError, Txn};
 
 /// What a scheduler needs to start.
 #[derive(Debug, Clone)]
@@ -21,9 +29,26 @@ pub struct SchedulerConfig {
 /// Why a scheduler could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Placeholder until the store lands.
-    #[error("store")]
-    Store,
+    /// The store cannot be used; a second daemon is among the reasons.
+    #[error(transparent)]
+    Store(#[from] StoreOpenError),
+    /// The event log cannot be used.
+    #[error(transparent)]
+    Events(#[from] EventsError),
+    /// The cluster range is not one.
+    #[error("cluster addresses {cidr:?} cannot be used: {reason}")]
+    Cidr {
+        /// As given.
+        cidr: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The first write of this start did not work.
+    #[error("the start could not be written to the store: {0}")]
+    Commit(String),
+    /// No random bytes for the cluster's identity.
+    #[error("no random bytes from /dev/urandom")]
+    Random(#[source] std::io::Error),
 }
 
 /// Reaches nodes for what is not in an assignment: exec, logs, images, volumes. Implemented over the node by whoever joins
@@ -39,7 +64,25 @@ pub trait NodeGateway: Send + Sync + 'static {
 
 /// A running scheduler. Cheap to clone; all clones are the same one.
 #[derive(Clone)]
-pub struct Scheduler {}
+pub struct Scheduler {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) config: SchedulerConfig,
+    pub(crate) cidr: String,
+    pub(crate) started_at: Timestamp,
+    pub(crate) gateway: OnceLock<Arc<dyn NodeGateway>>,
+    stop: watch::Sender<bool>,
+    running: Mutex<Option<(tokio::task::JoinHandle<()>, StoreGuard)>>,
+}
+
+impl std::fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scheduler").field("cluster", &self.inner.cluster.id).finish_non_exhaustive()
+    }
+}
 
 /// A node's end of the session within one process.
 #[derive(Debug)]
@@ -54,36 +97,64 @@ pub struct LocalSession {
 
 /// Takes a node's reports. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ReportHandle {}
+pub struct ReportHandle {
+    cluster: Arc<Cluster>,
+    session: u64,
+}
 
 impl ReportHandle {
     /// Hands in a report; never blocks. A newer report replaces one that was not read yet.
     pub fn report(&self, report: NodeReport) {
-        let _ = report;
+        self.cluster.report(self.session, report);
     }
 }
 
 impl Scheduler {
     /// Opens the store in `config.state_dir` and starts the loop. Must be called within a tokio runtime.
     pub fn open(config: SchedulerConfig) -> Result<Self, OpenError> {
-        let _ = config;
-        Err(OpenError::Store)
+        let cidr_error = |reason| OpenError::Cidr { cidr: config.cluster_cidr.clone(), reason };
+        Range::parse(&config.cluster_cidr).map_err(cidr_error)?;
+        let directory = config.state_dir.join("scheduler");
+        let (store, guard) = Store::open(&directory)?;
+        let started = start(&store, &config.cluster_cidr)?;
+        let events = EventLog::open(&directory.join("events"))?;
+        let cluster = Arc::new(Cluster::new(started.id.clone(), store, events));
+        let (stop, stopped) = watch::channel(false);
+        let driver = tokio::spawn(cluster.clone().run(stopped));
+        let inner = Inner {
+            cluster,
+            config,
+            cidr: started.cidr,
+            started_at: clock::now(),
+            gateway: OnceLock::new(),
+            stop,
+            running: Mutex::new(Some((driver, guard))),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The cluster's identity.
     pub fn cluster(&self) -> ClusterId {
-        unimplemented!()
+        self.inner.cluster.id.clone()
+    }
+
+    /// The cluster's addresses in force: those of the first start.
+    pub fn cluster_cidr(&self) -> &str {
+        &self.inner.cidr
     }
 
     /// Says how nodes are reached; call it once, after the nodes exist. Before it, exec, logs and images answer 503.
     pub fn set_gateway(&self, gateway: Arc<dyn NodeGateway>) {
-        let _ = gateway;
+        if self.inner.gateway.set(gateway).is_err() {
+            tracing::warn!("the way to reach nodes is set already; the first one stays");
+        }
     }
 
     /// Joins a node of this process. A second call for the same node replaces the first session.
     pub fn attach_node(&self, info: NodeInfo) -> LocalSession {
-        let _ = info;
-        unimplemented!()
+        let (session, assignments) = self.inner.cluster.attach(info.id);
+        let reports = ReportHandle { cluster: self.inner.cluster.clone(), session };
+        LocalSession { cluster: self.cluster(), assignments, reports }
     }
 
     /// Serves the HTTP API on a unix socket until `shutdown` resolves, then lets open requests end for a bounded time.
@@ -92,10 +163,45 @@ impl Scheduler {
         listener: tokio::net::UnixListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> std::io::Result<()> {
-        let _ = (listener, shutdown);
-        unimplemented!()
+        server::serve(self.inner.clone(), listener, shutdown).await
     }
 
-    /// Stops the loop and closes the store; everything acknowledged is on disk.
-    pub async fn close(self) {}
+    /// Stops the loop and closes the store: everything acknowledged is on disk and the state directory may be used by another
+    /// daemon. Requests that are still being served get errors for what they write.
+    pub async fn close(self) {
+        self.inner.stop.send_replace(true);
+        let running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((driver, guard)) = running else { return };
+        if let Err(error) = driver.await {
+            tracing::error!(%error, "the loop ended by a panic");
+        }
+        self.inner.cluster.store.close().await;
+        if let Err(error) = tokio::task::spawn_blocking(move || guard.join()).await {
+            tracing::error!(%error, "the store could not be waited for");
+        }
+    }
+}
+
+/// Makes the cluster at the first start, and raises the epoch at every one.
+fn start(store: &Store, cidr: &str) -> Result<ClusterRecord, OpenError> {
+    let snapshot = store.snapshot();
+    let record = match snapshot.cluster() {
+        Some(cluster) => ClusterRecord { epoch: cluster.epoch + 1, ..ClusterRecord::clone(cluster) },
+        None => ClusterRecord { id: random_id()?, epoch: 1, cidr: cidr.into(), next_task: 1, vip_cursor: 0 },
+    };
+    let expect = vec![(Key::Cluster, snapshot.version(&Key::Cluster))];
+    let ops = vec![Op::Put(Object::Cluster(record.clone()))];
+    store
+        .commit_now(Txn { expect, ops })
+        .map_err(|error: CommitError| OpenError::Commit(error.to_string()))?;
+    Ok(record)
+}
+
+fn random_id() -> Result<ClusterId, OpenError> {
+    let mut bytes = [0_u8; 6];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(&mut bytes))
+        .map_err(OpenError::Random)?;
+    let text: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    ClusterId::new(text).map_err(|e| OpenError::Commit(e.to_string()))
 }

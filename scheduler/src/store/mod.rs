@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use disk::DiskError;
-pub(crate) use lock::LockError;
+pub use disk::DiskError;
+pub use lock::LockError;
 pub(crate) use model::*;
 pub(crate) use tables::Snapshot;
 
@@ -60,6 +60,13 @@ pub(crate) enum CommitError {
     Closed,
 }
 
+/// What the writer is told.
+enum Message {
+    Commit(Request),
+    /// Ends the writer; what comes later is answered with [`CommitError::Closed`].
+    Close,
+}
+
 /// A transaction on its way to the writer.
 struct Request {
     txn: Txn,
@@ -69,7 +76,7 @@ struct Request {
 /// The open store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Message>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
@@ -111,20 +118,37 @@ impl Store {
     /// Makes a transaction durable; the answer is the state with it.
     pub(crate) async fn commit(&self, txn: Txn) -> Result<Arc<Snapshot>, CommitError> {
         let (answer, result) = oneshot::channel();
-        self.requests.send(Request { txn, answer }).await.map_err(|_| CommitError::Closed)?;
+        self.requests
+            .send(Message::Commit(Request { txn, answer }))
+            .await
+            .map_err(|_| CommitError::Closed)?;
         result.await.unwrap_or(Err(CommitError::Closed))
     }
 
+    /// [`Store::commit`] for a start, before anything is served: blocks the thread, also within a runtime.
+    pub(crate) fn commit_now(&self, txn: Txn) -> Result<Arc<Snapshot>, CommitError> {
+        let commit = || self.commit_blocking(txn);
+        std::thread::scope(|scope| scope.spawn(commit).join()).unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// Ends the writer once it has done what waits; later commits are refused.
+    pub(crate) async fn close(&self) {
+        // The writer may have ended already.
+        drop(self.requests.send(Message::Close).await);
+    }
+
     /// [`Store::commit`] for a caller outside of a runtime.
-    pub(crate) fn commit_blocking(&self, txn: Txn) -> Result<Arc<Snapshot>, CommitError> {
+    fn commit_blocking(&self, txn: Txn) -> Result<Arc<Snapshot>, CommitError> {
         let (answer, result) = oneshot::channel();
-        self.requests.blocking_send(Request { txn, answer }).map_err(|_| CommitError::Closed)?;
+        self.requests
+            .blocking_send(Message::Commit(Request { txn, answer }))
+            .map_err(|_| CommitError::Closed)?;
         result.blocking_recv().unwrap_or(Err(CommitError::Closed))
     }
 }
 
 impl StoreGuard {
-    /// Waits until the writer has ended, which it does once all [`Store`] handles are gone.
+    /// Waits until the writer has ended: after [`Store::close`], or once all [`Store`] handles are gone.
     pub(crate) fn join(mut self) {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()

@@ -108,6 +108,8 @@ pub(crate) struct TaskRecord {
     pub(crate) slot: u32,
     /// The template it was made from.
     pub(crate) revision: u64,
+    /// The deploy in which it was made: failures of earlier ones do not count.
+    pub(crate) deploy: u64,
     /// Its node, once placed; it never changes after that.
     pub(crate) node: Option<NodeId>,
     pub(crate) addresses: Vec<IpAddr>,

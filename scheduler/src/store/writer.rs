@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::disk::{AppendError, Disk, Group};
 use super::model::{Object, Op, Txn};
 use super::tables::Snapshot;
-use super::{CommitError, OBJECT_MAX_BYTES, Request, TXN_MAX_OPS};
+use super::{CommitError, Message, OBJECT_MAX_BYTES, Request, TXN_MAX_OPS};
 
 /// Transactions that share one fdatasync at most. With objects of at most 256 KiB, real groups stay far below a frame's limit;
 /// [`GROUP_BYTES`] bounds the rest.
@@ -18,16 +18,17 @@ const GROUP_BYTES: usize = 16 << 20;
 /// Serves transactions until all senders are gone.
 pub(super) fn run(
     mut disk: Disk,
-    mut queue: mpsc::Receiver<Request>,
+    mut queue: mpsc::Receiver<Message>,
     publish: &watch::Sender<Arc<Snapshot>>,
 ) {
     let mut broken: Option<String> = None;
-    while let Some(first) = queue.blocking_recv() {
+    while let Some(Message::Commit(first)) = queue.blocking_recv() {
         if let Some(reason) = &broken {
             answer(first, Err(CommitError::Io(reason.clone())));
             continue;
         }
         let batch = Batch::collect(first, &mut queue, disk.snapshot().clone());
+        let last = batch.last;
         if let Err(reason) = batch.finish(&mut disk, publish) {
             tracing::error!(reason, "the store stops accepting changes");
             broken = Some(reason);
@@ -40,6 +41,9 @@ pub(super) fn run(
             tracing::error!(reason, "the store could not be compacted");
             broken = Some(reason);
         }
+        if last {
+            return;
+        }
     }
 }
 
@@ -49,16 +53,22 @@ struct Batch {
     group: Group,
     bytes: usize,
     accepted: Vec<Request>,
+    /// The store is closed after it.
+    last: bool,
 }
 
 impl Batch {
-    fn collect(first: Request, queue: &mut mpsc::Receiver<Request>, state: Snapshot) -> Self {
+    fn collect(first: Request, queue: &mut mpsc::Receiver<Message>, state: Snapshot) -> Self {
         let group = Group { first: state.index + 1, txns: Vec::new() };
-        let mut batch = Self { state, group, bytes: 0, accepted: Vec::new() };
+        let mut batch = Self { state, group, bytes: 0, accepted: Vec::new(), last: false };
         batch.take(first);
         while batch.group.txns.len() < GROUP_TXNS && batch.bytes < GROUP_BYTES {
             match queue.try_recv() {
-                Ok(request) => batch.take(request),
+                Ok(Message::Commit(request)) => batch.take(request),
+                Ok(Message::Close) => {
+                    batch.last = true;
+                    break;
+                }
                 Err(_) => break,
             }
         }

@@ -1,0 +1,90 @@
+//! Events that follow from two reports in a row. Pure.
+
+use carrack_api::{Health, NodeReport, TaskReport, TaskState};
+
+use crate::plan::{EventDraft, slot_name};
+use crate::store::Snapshot;
+
+/// What happened to tasks between two reports. The first report of a session tells nothing new.
+pub(crate) fn from_reports(
+    before: Option<&NodeReport>,
+    after: &NodeReport,
+    state: &Snapshot,
+) -> Vec<EventDraft> {
+    let Some(before) = before else { return Vec::new() };
+    let mut events = Vec::new();
+    for task in &after.tasks {
+        let Some(record) = state.tasks.get(&task.task) else { continue };
+        let old = before.tasks.iter().find(|t| t.task == task.task);
+        for (kind, text) in changes(old, task) {
+            events.push(EventDraft {
+                kind,
+                subject: slot_name(&record.service, record.slot),
+                message: format!("{} {text}", task.task),
+                task: Some(task.task),
+            });
+        }
+    }
+    events
+}
+
+fn changes(old: Option<&TaskReport>, new: &TaskReport) -> Vec<(&'static str, String)> {
+    let mut out = Vec::new();
+    let same_run = old.is_some_and(|o| o.run == new.run);
+    if new.crashes > old.map_or(0, |o| o.crashes) {
+        let why = new.exit.as_ref().map(|e| e.describe()).unwrap_or_else(|| "no exit record".into());
+        let next = new.reason.as_ref().map(|r| format!("; {r}")).unwrap_or_default();
+        out.push(("task.crashed", format!("crashed: {why}{next}")));
+    }
+    if new.run > 1 && old.is_some_and(|o| o.run < new.run) {
+        out.push(("task.restarted", format!("restarted, run {}", new.run)));
+    }
+    if new.state == TaskState::Running && !(same_run && old.is_some_and(|o| o.state == TaskState::Running)) {
+        out.push(("task.running", format!("runs, run {}", new.run)));
+    }
+    let health =
+        |wanted: Health| new.health == wanted && !(same_run && old.is_some_and(|o| o.health == wanted));
+    if health(Health::Passing) {
+        out.push(("task.passing", "is passing".into()));
+    }
+    if health(Health::Failing) {
+        let said = new.probe.as_ref().map(|p| p.output.trim().lines().next().unwrap_or_default().to_owned());
+        let said = said.filter(|s| !s.is_empty()).map(|s| format!(": {s}")).unwrap_or_default();
+        out.push(("task.failing", format!("is failing{said}")));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carrack_api::TaskId;
+
+    fn report(run: u32, state: TaskState, health: Health, crashes: u32) -> TaskReport {
+        let mut report: TaskReport = serde_json::from_value(serde_json::json!({
+            "task": "t1", "run": run, "state": "running", "health": "unknown"
+        }))
+        .unwrap();
+        (report.state, report.health, report.crashes, report.task) = (state, health, crashes, TaskId(1));
+        report
+    }
+
+    fn kinds(old: Option<&TaskReport>, new: &TaskReport) -> Vec<&'static str> {
+        changes(old, new).into_iter().map(|c| c.0).collect()
+    }
+
+    #[test]
+    fn a_life_is_told_step_by_step() {
+        let starting = report(1, TaskState::Starting, Health::Unknown, 0);
+        let running = report(1, TaskState::Running, Health::Unknown, 0);
+        let passing = report(1, TaskState::Running, Health::Passing, 0);
+        let crashed = report(1, TaskState::Starting, Health::Unknown, 1);
+        let again = report(2, TaskState::Running, Health::Passing, 1);
+        assert_eq!(kinds(None, &starting), Vec::<&str>::new());
+        assert_eq!(kinds(Some(&starting), &running), ["task.running"]);
+        assert_eq!(kinds(Some(&running), &passing), ["task.passing"]);
+        assert_eq!(kinds(Some(&passing), &passing), Vec::<&str>::new());
+        assert_eq!(kinds(Some(&passing), &crashed), ["task.crashed"]);
+        assert_eq!(kinds(Some(&crashed), &again), ["task.restarted", "task.running", "task.passing"]);
+    }
+}
