@@ -53,8 +53,8 @@ impl BlobWriter {
         self.file.write_all(data).map_err(io_error("write", path))
     }
 
-    /// Verifies the blob and moves it to `directory` under its digest.
-    pub(crate) fn commit(mut self, directory: &Path) -> Result<(Digest, u64)> {
+    /// Verifies the blob and moves it to `directory` under its digest, after `announce` was told it.
+    pub(crate) fn commit(mut self, directory: &Path, announce: impl FnOnce(&Digest)) -> Result<(Digest, u64)> {
         let bytes = self.hasher.bytes();
         let actual = std::mem::take(&mut self.hasher).finish();
         if let Some(expected) = &self.expected {
@@ -65,6 +65,7 @@ impl BlobWriter {
                 return Err(Error::DigestMismatch { expected: expected.digest.clone(), actual });
             }
         }
+        announce(&actual);
         if let Some(path) = &self.path {
             let target = directory.join(actual.hex());
             fs::rename(path, &target).map_err(io_error("move a blob to", &target))?;
@@ -108,7 +109,7 @@ mod tests {
         let mut writer = start(dir.path(), b"hello", 5);
         writer.write(b"hel").unwrap();
         writer.write(b"lo").unwrap();
-        let (digest, bytes) = writer.commit(dir.path()).unwrap();
+        let (digest, bytes) = writer.commit(dir.path(), |_| ()).unwrap();
         assert_eq!((bytes, &digest), (5, &Digest::of(b"hello")));
         assert_eq!(fs::read(dir.path().join(digest.hex())).unwrap(), b"hello");
     }
@@ -118,10 +119,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut wrong = start(dir.path(), b"hello", 5);
         wrong.write(b"hellO").unwrap();
-        assert!(matches!(wrong.commit(dir.path()), Err(Error::DigestMismatch { .. })));
+        assert!(matches!(wrong.commit(dir.path(), |_| ()), Err(Error::DigestMismatch { .. })));
         let mut short = start(dir.path(), b"hello", 5);
         short.write(b"hell").unwrap();
-        assert!(matches!(short.commit(dir.path()), Err(Error::SizeMismatch { actual: 4, .. })));
+        assert!(matches!(short.commit(dir.path(), |_| ()), Err(Error::SizeMismatch { actual: 4, .. })));
         let mut long = start(dir.path(), b"hello", 5);
         assert!(matches!(long.write(b"hello!"), Err(Error::SizeMismatch { actual: 6, .. })));
         drop(long);

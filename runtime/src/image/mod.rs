@@ -29,6 +29,7 @@ mod pull;
 mod reference;
 mod registry;
 mod store;
+mod tree;
 pub mod unpack;
 mod user;
 
@@ -40,4 +41,5 @@ pub use load::{LoadOptions, LoadedImage};
 pub use progress::{Progress, ProgressSink};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, ImageReference, ReferenceError};
 pub use store::{Image, ImageStore, Layer, Removed, ShortLayers, StoreOptions};
-pub use user::{ResolvedUser, RootTree, resolve_user};
+pub use tree::RootTree;
+pub use user::{ResolvedUser, resolve_user};

@@ -1,21 +1,255 @@
-//! Pulling images from registries.
+//! Pulling: from a reference to an image of the store.
+//!
+//! Blobs arrive in parallel, each hashed while it is written; a layer is unpacked while others
+//! still arrive. Pulls that want the same blob wait for one of them to fetch it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
+
+use super::blob::Expected;
+use super::config::{MAX_CONFIG_BYTES, Platform};
 use super::credentials::Credentials;
 use super::digest::Digest;
 use super::error::{Error, Result};
-use super::progress::ProgressSink;
+use super::index::{ImageRecord, LayerRecord};
+use super::load::check_image;
+use super::manifest::{self, Descriptor, Document, Manifest};
+use super::progress::{Meter, ProgressSink};
 use super::reference::ImageReference;
-use super::store::{Image, ImageStore};
+use super::registry::Registry;
+use super::store::{Committed, Image, ImageStore, Session, keyed};
+
+/// Blobs fetched at once by one pull.
+const PARALLEL_DOWNLOADS: usize = 4;
+/// Chunks between the network and the disk.
+const CHUNKS_IN_FLIGHT: usize = 16;
+/// Most bytes of one layer's blob.
+const MAX_BLOB_BYTES: u64 = 64 << 30;
+/// Attempts at one blob when the connection breaks.
+const BLOB_ATTEMPTS: u32 = 3;
+/// Wait before the second attempt; doubled for each further one.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// How deep indices may nest.
+const MAX_NESTING: usize = 3;
 
 impl ImageStore {
-    /// Pulls an image, or only what is missing of it, and gives it the reference's name.
-    pub async fn pull(&self, reference: &ImageReference, credentials: Option<&Credentials>, progress: ProgressSink) -> Result<Image> {
-        let _ = (reference, credentials, progress);
-        Err(Error::Internal { reason: "pull is not available yet".to_owned() })
+    /// Pulls an image, or only what is missing of it. It gets the reference's tag as its name, if
+    /// there is one. A pinned image that the store already holds needs no registry.
+    pub async fn pull(
+        &self,
+        reference: &ImageReference,
+        credentials: Option<&Credentials>,
+        progress: ProgressSink,
+    ) -> Result<Image> {
+        if let Some(digest) = reference.digest()
+            && let Some(image) = self.held(reference, digest).await?
+        {
+            return Ok(image);
+        }
+        let pull = Arc::new(Pull {
+            registry: Registry::new(reference, credentials)?,
+            image: reference.familiar(),
+            session: self.session(),
+            meter: Meter::new(progress),
+            downloads: Semaphore::new(PARALLEL_DOWNLOADS),
+        });
+        let committed = Arc::clone(&pull).fetch(reference).await?;
+        let digest = committed.digest.clone();
+        let store = self.clone();
+        blocking(move || {
+            pull.session.commit(vec![committed])?;
+            store.get_by_digest(&digest)?.ok_or(Error::NotStored { image: digest.to_string() })
+        })
+        .await
     }
 
-    /// Asks the registry what a reference means now, without pulling.
-    pub async fn resolve(&self, reference: &ImageReference, credentials: Option<&Credentials>) -> Result<Digest> {
-        let _ = (reference, credentials);
-        Err(Error::Internal { reason: "resolve is not available yet".to_owned() })
+    /// Asks the registry what a reference means now, without pulling. A pinned one means its digest.
+    pub async fn resolve(
+        &self,
+        reference: &ImageReference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Digest> {
+        match reference.digest() {
+            Some(digest) => Ok(digest.clone()),
+            None => Registry::new(reference, credentials)?.resolve(&reference.selector()).await,
+        }
     }
+
+    /// The image if the store holds it, named as the reference says.
+    async fn held(&self, reference: &ImageReference, digest: &Digest) -> Result<Option<Image>> {
+        let (store, digest, name) = (self.clone(), digest.clone(), reference.tagged());
+        blocking(move || {
+            let Some(mut image) = store.get_by_digest(&digest)? else { return Ok(None) };
+            if let Some(name) = name.filter(|name| !image.names.contains(name)) {
+                store.tag(&digest, &name)?;
+                image.names.push(name);
+                image.names.sort();
+            }
+            Ok(Some(image))
+        })
+        .await
+    }
+}
+
+/// One pull.
+struct Pull {
+    registry: Registry,
+    image: String,
+    session: Session,
+    meter: Meter,
+    downloads: Semaphore,
+}
+
+impl Pull {
+    async fn fetch(self: Arc<Self>, reference: &ImageReference) -> Result<Committed> {
+        let platform = Platform::host();
+        let (digest, indices, manifest_digest, manifest) = self.find(&reference.selector(), &platform).await?;
+        let received: u64 = manifest.layers.iter().map(|layer| layer.size).fold(0, u64::saturating_add);
+        self.meter.expect(received.saturating_add(manifest.config.size), manifest.layers.len());
+        self.blob(&manifest.config, MAX_CONFIG_BYTES).await?;
+        let pull = Arc::clone(&self);
+        let (manifest, diff_ids) = blocking(move || {
+            let diff_ids = check_image(&pull.session, &pull.image, &manifest, &platform)?;
+            Ok((manifest, diff_ids))
+        })
+        .await?;
+        let layers = Arc::clone(&self).layers(&manifest, &diff_ids).await?;
+        Ok(Committed {
+            digest,
+            manifest: manifest_digest,
+            record: ImageRecord { indices, config: manifest.config.digest, layers, stored_unix_ms: 0 },
+            names: reference.tagged().into_iter().collect(),
+        })
+    }
+
+    /// Follows the reference through indices to the manifest for this machine, storing each.
+    async fn find(
+        &self,
+        selector: &str,
+        platform: &Platform,
+    ) -> Result<(Digest, BTreeSet<Digest>, Digest, Manifest)> {
+        let mut indices = BTreeSet::new();
+        let mut fetched = self.registry.manifest(selector).await?;
+        let first = fetched.digest.clone();
+        for _ in 0..MAX_NESTING {
+            self.session.store_document(&fetched.document)?;
+            let invalid = |reason| Error::Invalid {
+                image: self.image.clone(),
+                what: format!("manifest {}", fetched.digest),
+                reason,
+            };
+            let index = match manifest::parse(&fetched.document).map_err(invalid)? {
+                Document::Manifest(manifest) => return Ok((first, indices, fetched.digest, manifest)),
+                Document::Index(index) => index,
+            };
+            let chosen = manifest::select(&index, platform).map_err(|available| Error::NoMatchingPlatform {
+                image: self.image.clone(),
+                wanted: platform.to_string(),
+                available,
+            })?;
+            indices.insert(fetched.digest.clone());
+            fetched = self.registry.manifest(&chosen.digest.to_string()).await?;
+            if fetched.document.len() as u64 != chosen.size {
+                return Err(Error::SizeMismatch {
+                    digest: chosen.digest.clone(),
+                    expected: chosen.size,
+                    actual: fetched.document.len() as u64,
+                });
+            }
+        }
+        Err(Error::Invalid {
+            image: self.image.clone(),
+            what: format!("index {first}"),
+            reason: format!("indices nest more than {MAX_NESTING} deep"),
+        })
+    }
+
+    /// Fetches and unpacks all layers; the first error stops the rest.
+    async fn layers(self: Arc<Self>, manifest: &Manifest, diff_ids: &[Digest]) -> Result<Vec<LayerRecord>> {
+        let mut tasks = JoinSet::new();
+        for (position, (layer, diff_id)) in manifest.layers.iter().zip(diff_ids).enumerate() {
+            let (pull, layer, diff_id) = (Arc::clone(&self), layer.clone(), diff_id.clone());
+            tasks.spawn(async move { pull.layer(layer, diff_id).await.map(|record| (position, record)) });
+        }
+        let mut records = Vec::new();
+        while let Some(joined) = tasks.join_next().await {
+            records.push(joined.map_err(internal)??);
+        }
+        records.sort_by_key(|(position, _)| *position);
+        Ok(records.into_iter().map(|(_, record)| record).collect())
+    }
+
+    async fn layer(self: Arc<Self>, layer: Descriptor, diff_id: Digest) -> Result<LayerRecord> {
+        {
+            let _permit = self.downloads.acquire().await.map_err(|error| Error::Internal { reason: error.to_string() })?;
+            self.blob(&layer, MAX_BLOB_BYTES).await?;
+        }
+        blocking(move || {
+            let unpacked_bytes = self.session.ensure_layer(&layer.digest, &diff_id)?;
+            self.meter.layer_done();
+            Ok(LayerRecord { blob: layer.digest, diff_id, blob_bytes: layer.size, unpacked_bytes })
+        })
+        .await
+    }
+
+    /// Makes sure that a blob is in the store.
+    async fn blob(self: &Arc<Self>, descriptor: &Descriptor, limit: u64) -> Result<()> {
+        let lock = keyed(&self.session.store.inner.blob_locks, &descriptor.digest);
+        let _guard = lock.lock().await;
+        if self.session.has_blob(&descriptor.digest) {
+            self.meter.received(descriptor.size);
+            return Ok(());
+        }
+        let mut delay = RETRY_DELAY;
+        for _ in 1..BLOB_ATTEMPTS {
+            match self.download(descriptor, limit).await {
+                Err(error @ Error::Transport { .. }) => {
+                    tracing::warn!(blob = %descriptor.digest, %error, "fetching a blob failed, trying again");
+                    tokio::time::sleep(delay).await;
+                    delay *= 2;
+                }
+                result => return result,
+            }
+        }
+        self.download(descriptor, limit).await
+    }
+
+    async fn download(self: &Arc<Self>, descriptor: &Descriptor, limit: u64) -> Result<()> {
+        let mut body = self.registry.blob(&descriptor.digest).await?;
+        let (sender, mut chunks) = mpsc::channel::<Result<Bytes>>(CHUNKS_IN_FLIGHT);
+        let expected = Expected { digest: descriptor.digest.clone(), size: Some(descriptor.size) };
+        let pull = Arc::clone(self);
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut writer = pull.session.write_blob(expected, limit)?;
+            while let Some(chunk) = chunks.blocking_recv() {
+                let chunk = chunk?;
+                writer.write(&chunk)?;
+                pull.meter.received(chunk.len() as u64);
+            }
+            pull.session.commit_blob(writer)
+        });
+        // A closed channel means that writing failed; its error is the one to report.
+        while let Some(chunk) = body.chunk().await.transpose() {
+            let broken = chunk.is_err();
+            if sender.send(chunk).await.is_err() || broken {
+                break;
+            }
+        }
+        drop(sender);
+        writing.await.map_err(internal)??;
+        Ok(())
+    }
+}
+
+fn internal(error: JoinError) -> Error {
+    Error::Internal { reason: error.to_string() }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(internal)?
 }

@@ -60,7 +60,6 @@ pub(super) struct Inner {
     pub(super) blob_locks: Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     slots: Slots,
     sequence: AtomicU64,
-    pub(super) registry: super::registry::Client,
 }
 
 /// An image of the store.
@@ -156,7 +155,6 @@ impl ImageStore {
         let index = Index::read(&dir)?;
         let inner = Inner {
             slots: Slots::new(),
-            registry: super::registry::Client::new(),
             dir,
             _lock: lock,
             options,
@@ -398,7 +396,7 @@ impl Inner {
     }
 
     /// Removes blobs, layers and links that neither the index nor a session needs.
-    fn collect(&self, removed: &mut Removed) -> Result<()> {
+    pub(super) fn collect(&self, removed: &mut Removed) -> Result<()> {
         let mut trash = Vec::new();
         {
             let index = self.index();
@@ -493,7 +491,7 @@ impl Session {
 
     /// Finishes a blob.
     pub(super) fn commit_blob(&self, writer: BlobWriter) -> Result<(Digest, u64)> {
-        writer.commit(&self.inner().dir.join("blobs"))
+        writer.commit(&self.inner().dir.join("blobs"), |digest| self.pin(digest))
     }
 
     /// Stores a small document and returns its digest.

@@ -9,7 +9,7 @@ mod confine;
 pub(super) mod decompress;
 mod extract;
 mod limits;
-mod name;
+pub(super) mod name;
 mod pax;
 mod report;
 mod slots;

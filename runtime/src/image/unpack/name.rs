@@ -29,7 +29,7 @@ pub(super) enum Name<'a> {
 }
 
 /// Drops `.` components and slashes at the end; refuses every name that could leave the root.
-pub(super) fn clean(raw: &[u8], limits: &Limits) -> Result<Vec<u8>, String> {
+pub(in crate::image) fn clean(raw: &[u8], limits: &Limits) -> Result<Vec<u8>, String> {
     if raw.len() > limits.path {
         return Err(format!("its name is longer than {} bytes", limits.path));
     }
@@ -106,7 +106,7 @@ pub(super) fn is_allowed_xattr(name: &[u8]) -> bool {
 }
 
 /// A name for a message: escaped and shortened.
-pub(super) fn printable(name: &[u8]) -> String {
+pub(in crate::image) fn printable(name: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(name).escape_debug().collect();
     match text.char_indices().nth(MAX_PRINTED) {
         Some((end, _)) => format!("{}...", &text[..end]),
