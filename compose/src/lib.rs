@@ -98,7 +98,7 @@ impl Loaded {
 /// let problems = load(&options, &files).unwrap_err();
 /// assert_eq!(
 ///     problems.to_string(),
-///     "compose.yaml:1:31: services.web.prots: unknown key\n  hint: did you mean `ports`?"
+///     "compose.yaml:1:32: services.web.prots: unknown key\n  hint: did you mean `ports`?"
 /// );
 /// ```
 pub fn load(options: &LoadOptions, files: &dyn FileSource) -> Result<Loaded, Diagnostics> {

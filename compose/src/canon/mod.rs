@@ -25,7 +25,12 @@ pub(crate) struct Canon<'a> {
     pub(crate) env: &'a BTreeMap<String, String>,
     /// Where problems go.
     pub(crate) report: &'a mut Report,
+    /// Ports that ranges may still be written out to; begins at [`PORTS_MAX`].
+    pub(crate) ports_left: usize,
 }
+
+/// Published ports of one file at most, ranges written out.
+pub(crate) const PORTS_MAX: usize = 20_000;
 
 /// Service keys whose short form is one string in place of a list.
 const LISTS: [&str; 7] = ["dns", "dns_search", "dns_opt", "tmpfs", "label_file", "env_file", "profiles"];

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Canon;
+use super::{Canon, PORTS_MAX};
 use crate::report::Mark;
 use crate::yaml::{Entry, Map, Node, Value};
 
@@ -47,6 +47,14 @@ impl Canon<'_> {
                 continue;
             };
             let read = short(text).and_then(|s| expand(&s, node.mark));
+            if let Ok(long) = &read {
+                let Some(left) = self.ports_left.checked_sub(long.len()) else {
+                    let message = format!("the file publishes more than {PORTS_MAX} ports");
+                    self.report.invalid(node.mark, &format!("{path}.ports[{index}]"), message);
+                    break;
+                };
+                self.ports_left = left;
+            }
             match read {
                 Ok(long) => out.extend(long.into_iter().map(|n| Node { tag: node.tag, ..n })),
                 Err(why) => self.report.invalid_hint(

@@ -2,20 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::Loader;
-use crate::canon::Canon;
+use crate::canon::{Canon, PORTS_MAX};
 use crate::interpolate::interpolate_tree;
 use crate::merge::{merge_service, settle};
 use crate::report::DiagnosticKind;
 use crate::suggest;
-use crate::yaml::{Map, Node};
+use crate::yaml::{Map, Node, Value};
 
 /// Longest chain of services that extend each other.
 const CHAIN_MAX: usize = 32;
 
+/// Values of all services that extend others at most, over all files.
+const EXTENDED_MAX_NODES: usize = 500_000;
+
 /// Files of a chain, in long form, each read once.
-type Others = BTreeMap<PathBuf, Option<Node>>;
+type Others = BTreeMap<PathBuf, Option<Rc<Map>>>;
+
+/// Number of values in a tree.
+fn size(node: &Node) -> usize {
+    match &node.value {
+        Value::Map(map) => 1 + map.entries.iter().map(|e| size(&e.value)).sum::<usize>(),
+        Value::List(list) => 1 + list.iter().map(size).sum::<usize>(),
+        Value::Null | Value::Scalar { .. } => 1,
+    }
+}
 
 impl Loader<'_> {
     /// Puts each service of the file that extends another on top of it.
@@ -32,11 +45,18 @@ impl Loader<'_> {
         if extending.is_empty() {
             return;
         }
-        let before = services.clone();
+        let before = Rc::new(services.clone());
         let mut others = Others::new();
         for name in extending {
             let chain = &mut Vec::new();
             let extended = self.extended(path, &before, &name, env, &mut others, chain);
+            self.extended += extended.as_ref().map_or(0, size);
+            if self.extended > EXTENDED_MAX_NODES {
+                let message =
+                    format!("the services that extend others have more than {EXTENDED_MAX_NODES} values");
+                self.report.invalid(tree.mark, &format!("services.{name}.extends"), message);
+                return;
+            }
             let services = tree.as_map_mut().and_then(|m| m.get_mut("services")).and_then(Node::as_map_mut);
             if let (Some(services), Some(extended)) = (services, extended)
                 && let Some(slot) = services.get_mut(&name)
@@ -49,7 +69,7 @@ impl Loader<'_> {
     fn extended(
         &mut self,
         path: &Path,
-        services: &Map,
+        services: &Rc<Map>,
         name: &str,
         env: &BTreeMap<String, String>,
         others: &mut Others,
@@ -78,15 +98,14 @@ impl Loader<'_> {
             self.report.problem(DiagnosticKind::UnknownKey, odd.mark, &path, "unknown key", hint);
         }
         let other: PathBuf = field("file").map_or_else(|| path.to_path_buf(), PathBuf::from);
-        let base_services: Map = if other == path {
-            services.clone()
+        let base_services: Rc<Map> = if other == path {
+            Rc::clone(services)
         } else {
             if !others.contains_key(&other) {
-                let tree = self.other_file(&other, env, (mark, &key));
-                others.insert(other.clone(), tree);
+                let found = self.other_file(&other, env, (mark, &key));
+                others.insert(other.clone(), found.map(Rc::new));
             }
-            let root = others.get(&other).and_then(Option::as_ref)?;
-            root.as_map().and_then(|m| m.get("services")).and_then(Node::as_map).cloned().unwrap_or_default()
+            Rc::clone(others.get(&other).and_then(Option::as_ref)?)
         };
         if base_services.get(base_name).is_none() {
             let names = base_services.entries.iter().map(|e| e.key.as_str());
@@ -100,17 +119,18 @@ impl Loader<'_> {
         Some(merge_service(base, service))
     }
 
-    /// Another file in long form; its relative paths start at its own directory.
+    /// The services of another file in long form; its relative paths start at its own directory.
     fn other_file(
         &mut self,
         path: &Path,
         env: &BTreeMap<String, String>,
         at: (crate::report::Mark, &str),
-    ) -> Option<Node> {
+    ) -> Option<Map> {
         let mut tree = self.parse_at(path, Some(at))?;
         interpolate_tree(&mut tree, "", env, self.report);
         let base = path.parent().unwrap_or(Path::new("/")).to_path_buf();
-        Canon { base: &base, env, report: self.report }.file(&mut tree);
-        Some(tree)
+        Canon { base: &base, env, report: self.report, ports_left: PORTS_MAX }.file(&mut tree);
+        let services = tree.as_map_mut().and_then(|m| m.remove("services"));
+        services.and_then(|s| s.value.as_map().cloned()).or_else(|| Some(Map::default()))
     }
 }

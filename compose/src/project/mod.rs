@@ -9,7 +9,9 @@ mod name;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::canon::Canon;
+use carrack_api::validate::SERVICES_MAX;
+
+use crate::canon::{Canon, PORTS_MAX};
 use crate::interpolate::interpolate_tree;
 use crate::merge::{merge, settle};
 use crate::report::{DiagnosticKind, Mark, Report};
@@ -43,13 +45,15 @@ pub(crate) struct Loader<'a> {
     pub(crate) report: &'a mut Report,
     pub(crate) working_dir: PathBuf,
     read: usize,
+    /// Values of services that extend others.
+    extended: usize,
     seen: Vec<PathBuf>,
 }
 
 /// Reads and merges all files of a project; `None` when a problem leaves nothing to go on with.
 pub(crate) fn read(options: &LoadOptions, files: &dyn FileSource, report: &mut Report) -> Option<Project> {
     let working_dir = resolve(Path::new("/"), &options.working_dir.to_string_lossy());
-    let mut loader = Loader { files, report, working_dir, read: 0, seen: Vec::new() };
+    let mut loader = Loader { files, report, working_dir, read: 0, extended: 0, seen: Vec::new() };
     let paths = loader.main_files(options)?;
     let first_dir = match paths.first() {
         Some(first) if first != Path::new("-") => first.parent().map(Path::to_path_buf),
@@ -181,6 +185,12 @@ impl Loader<'_> {
             self.report.problem(DiagnosticKind::Syntax, root.mark, "", message, None);
             return None;
         }
+        let services = root.as_map().and_then(|m| m.get("services")).and_then(Node::as_map);
+        if let Some(extra) = services.and_then(|s| s.entries.get(SERVICES_MAX)) {
+            let message = format!("more than {SERVICES_MAX} services");
+            self.report.problem(DiagnosticKind::Invalid, extra.mark, "services", message, None);
+            return None;
+        }
         Some(root)
     }
 
@@ -195,7 +205,7 @@ impl Loader<'_> {
         stack: &mut Vec<PathBuf>,
     ) -> Node {
         interpolate_tree(&mut tree, "", env, self.report);
-        Canon { base, env, report: self.report }.file(&mut tree);
+        Canon { base, env, report: self.report, ports_left: PORTS_MAX }.file(&mut tree);
         self.extend_services(path, &mut tree, env);
         self.include(path, &mut tree, base, env, stack);
         tree

@@ -21,7 +21,7 @@ use carrack_api::{NetworkName, ServiceName, StackName, StackSpec, VolumeName};
 
 use crate::fields::{Fields, Item};
 use crate::project::Project;
-use crate::report::{Position, Report};
+use crate::report::{Mark, Position, Report};
 use crate::source::FileSource;
 use crate::yaml::Node;
 use top::{NetworkDef, VolumeDef};
@@ -82,7 +82,7 @@ pub(crate) fn build(project: &Project, files: &dyn FileSource, report: &mut Repo
         let position =
             places.find(&problem.path).unwrap_or(Position { file: String::new(), line: 0, column: 0 });
         let mark = report.add_file(&position.file);
-        let mark = crate::report::Mark { line: position.line, column: position.column, ..mark };
+        let mark = Mark { line: position.line, column: position.column, ..mark };
         report.problem(
             crate::report::DiagnosticKind::Invalid,
             mark,
@@ -176,7 +176,7 @@ impl Build<'_> {
                 if let Ok(name) = NetworkName::new(key.as_str()) {
                     stack.networks.insert(name, def.spec.clone());
                 }
-            } else {
+            } else if def.mark != Mark::default() {
                 let path = format!("networks.{key}");
                 self.report.detail(def.mark, &path, "is used by no service and not made");
             }

@@ -8,6 +8,9 @@ use super::Build;
 use crate::canon::port_range;
 use crate::fields::{Fields, Item};
 
+/// Exposed ports of a service at most, ranges written out.
+const EXPOSED_MAX: usize = 5000;
+
 impl Build<'_> {
     pub(super) fn published(&mut self, fields: &mut Fields<'_>) -> Vec<PublishedPort> {
         let items = fields.take("ports").map(|i| i.items(self.report)).unwrap_or_default();
@@ -91,9 +94,13 @@ impl Build<'_> {
     }
 
     pub(super) fn exposed(&mut self, fields: &mut Fields<'_>) -> Vec<ExposedPort> {
-        let mut out = Vec::new();
+        let mut out: Vec<ExposedPort> = Vec::new();
         for item in fields.take("expose").map(|i| i.items(self.report)).unwrap_or_default() {
             let Some(text) = item.text(self.report) else { continue };
+            if out.len() > EXPOSED_MAX {
+                item.invalid(format!("more than {EXPOSED_MAX} ports are exposed"), self.report);
+                break;
+            }
             let (ports, protocol) = text.split_once('/').unwrap_or((&text, "tcp"));
             let Some(protocol) = self.protocol(&item, protocol) else { continue };
             match port_range(ports) {

@@ -70,7 +70,7 @@ impl Build<'_> {
             logging.take("options");
             logging.finish(&[], self.report);
             match (name.as_str(), driver) {
-                ("" | "json-file" | "local" | "journald" | "none" | "db", _) | (_, None) => {
+                ("" | "json-file" | "local" | "journald" | "none", _) | (_, None) => {
                     item.note("Carrack keeps the last 50 MB of each task itself", self.report);
                 }
                 (other, Some(driver)) => {

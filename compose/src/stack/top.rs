@@ -30,7 +30,7 @@ impl Build<'_> {
             && let Ok(name) = NetworkName::new(format!("{stack}_default"))
         {
             let spec = NetworkSpec { name, internal: false, external: false };
-            self.networks.insert("default".into(), NetworkDef { spec, mark: root.mark });
+            self.networks.insert("default".into(), NetworkDef { spec, mark: Mark::default() });
         }
         for (key, item) in root.take("volumes").map(|i| i.entries(self.report)).unwrap_or_default() {
             if let Some((name, spec)) = self.volume(key, &item, stack) {
