@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use carrack_compose::{LoadOptions, MemoryFiles, load};
+use serde_json::Value;
 
 fn answer(text: &str) -> String {
     let files = MemoryFiles::default().with("/app/compose.yaml", text);
@@ -15,10 +16,30 @@ fn answer(text: &str) -> String {
                 .iter()
                 .map(|n| format!("{}{n}\n", if n.detail { "(detail) " } else { "" }))
                 .collect();
-            let stack = serde_json::to_string_pretty(&loaded.stack).expect("a stack is JSON");
+            let mut stack = serde_json::to_value(&loaded.stack).expect("a stack is JSON");
+            prune(&mut stack);
+            let stack = serde_json::to_string_pretty(&stack).expect("a stack is JSON");
             format!("{notes}{stack}\n")
         }
         Err(problems) => format!("{problems}\n"),
+    }
+}
+
+/// Takes away what says nothing, so that the goldens show what the file says.
+fn prune(value: &mut Value) {
+    let says_nothing = |v: &Value| match v {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(true) | Value::Number(_) | Value::String(_) => false,
+    };
+    match value {
+        Value::Object(map) => {
+            map.values_mut().for_each(prune);
+            map.retain(|_, v| !says_nothing(v));
+        }
+        Value::Array(list) => list.iter_mut().for_each(prune),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
