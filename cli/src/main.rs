@@ -1,2 +1,94 @@
-//! The `carrack` command.
-fn main() {}
+//! The `carrack` command: reads what was typed, runs the verb, prints its error, ends with its exit code.
+//!
+//! Owns no logic that the API lacks. The same binary is the daemon and, in its hidden modes, the supervisor of a container and
+//! the data plane of a node: [`carrack_node::dispatch`] comes before everything else.
+
+mod args;
+mod commands;
+mod context;
+mod credentials;
+mod daemon;
+mod error;
+mod project;
+mod render;
+mod target;
+mod terminal;
+mod time;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::args::{Cli, Command};
+use crate::context::Context;
+use crate::error::{CliError, Code, Outcome};
+use crate::terminal::Terminal;
+
+fn main() -> ExitCode {
+    carrack_node::dispatch();
+    restore_terminal_on_panic();
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        Err(error) => not_understood(&error),
+    };
+    terminal::restore();
+    let code = outcome.unwrap_or_else(|error| {
+        let text = error.render(Terminal::detect().colour_err());
+        if !text.is_empty() {
+            terminal::say(text.trim_end());
+        }
+        error.exit_code()
+    });
+    ExitCode::from(code.number())
+}
+
+fn run(cli: Cli) -> Outcome {
+    match cli.command {
+        Command::Daemon(args) => daemon::main(&args, &cli.global),
+        command => {
+            let context = Context::new(&cli.global)?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| CliError::new("cannot start").caused_by(&error))?;
+            let outcome = runtime.block_on(commands::run(command, &context));
+            // A read of standard input that nobody waits for any more must not hold the command back.
+            runtime.shutdown_background();
+            outcome
+        }
+    }
+}
+
+/// Help and version are answers; anything else gets our words, and our verb for one of another tool.
+fn not_understood(error: &clap::Error) -> Outcome {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            terminal::put(&error.to_string())?;
+            return Ok(Code::Ok);
+        }
+        ErrorKind::InvalidSubcommand => {}
+        _ => {
+            terminal::say(error.to_string().trim_end());
+            return Ok(Code::UsageOrChanged);
+        }
+    }
+    let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand) else {
+        terminal::say(error.to_string().trim_end());
+        return Ok(Code::UsageOrChanged);
+    };
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let next = words.iter().position(|word| word == verb).and_then(|at| words.get(at + 1));
+    Err(commands::unknown_verb(verb, next.map(String::as_str)))
+}
+
+/// A panic in raw mode would leave a terminal that shows nothing and a message that nobody can read.
+fn restore_terminal_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        terminal::restore();
+        print(panic);
+    }));
+}

@@ -1,0 +1,565 @@
+//! What can be typed. The doc comments are the help that users read; `tests/help/` holds all of it as golden files.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::time::{Moment, parse_duration, parse_moment};
+
+/// Runs Compose applications on a fleet of Linux hosts, without a Docker daemon.
+#[derive(Debug, Parser)]
+#[command(
+    name = "carrack",
+    version,
+    disable_help_subcommand = true,
+    after_help = "\
+Start here:
+  sudo carrack daemon -d     a whole cluster on this host
+  carrack deploy             deploy the Compose file that is here, wait until it is healthy
+  carrack ls                 stacks, services, replicas, URLs
+  carrack logs -f web        what the tasks of a service say
+
+A TARGET is a stack (hello), a service (hello/web, or web), one replica of it (web.2) or a task id (t17). Without a stack,
+the one of the Compose file in the current directory is meant, else the only one that fits.
+
+Exit codes: 0 done and healthy, 1 error, 2 usage or changed, 4 timed out, 5 no daemon."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Global {
+    /// How data is printed.
+    #[arg(short, long, global = true, value_enum, default_value_t = OutputFormat::Text, value_name = "FORMAT")]
+    #[arg(hide_possible_values = true, help = "Print data as `text` or `json`")]
+    pub output: OutputFormat,
+    /// The daemon to ask: a socket's path, or unix://PATH
+    #[arg(
+        short = 'H',
+        long,
+        global = true,
+        env = "CARRACK_HOST",
+        hide_env_values = true,
+        value_name = "HOST"
+    )]
+    pub host: Option<String>,
+    /// The daemon's socket [default: /run/carrack/carrack.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon: scheduler, node and network of this host
+    Daemon(DaemonArgs),
+    /// Deploy a Compose file and wait until it is healthy
+    Deploy(DeployArgs),
+    /// Deploy and follow the logs until Ctrl-C, as in Compose
+    Up(UpArgs),
+    /// Remove the stack of a Compose file; volumes stay unless -v
+    Down(DownArgs),
+    /// List stacks with their services, replicas and URLs
+    Ls(LsArgs),
+    /// List tasks
+    Ps(PsArgs),
+    /// Show everything about a stack, service or task, as JSON
+    Inspect(InspectArgs),
+    /// Set the number of replicas of services
+    Scale(ScaleArgs),
+    /// Show the output of tasks, past ones included
+    Logs(LogsArgs),
+    /// Run a command in a running task
+    Exec(ExecArgs),
+    /// Show what happened
+    Events(EventsArgs),
+    /// Remove stacks; volumes stay unless -v
+    Rm(RmArgs),
+    /// Load, pull, list and remove images
+    Image(ImageArgs),
+    /// List and remove volumes
+    Volume(VolumeArgs),
+    /// Check what this host offers and what is missing; needs no daemon
+    Doctor(DoctorArgs),
+    /// Show the versions of the command and of the daemon
+    Version,
+    /// Show every default and what it means
+    Defaults,
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo carrack daemon -d           start in the background, return once it answers
+  sudo carrack daemon              stay in the foreground; Ctrl-C leaves the containers running
+  sudo carrack daemon --stop       stop the one in the background; its containers keep running
+  sudo carrack daemon --stop --stop-containers
+
+Stopping or killing the daemon stops no container: the next start adopts them. SIGTERM and SIGINT stop the daemon alone,
+SIGUSR1 stops the containers first.")]
+pub(crate) struct DaemonArgs {
+    /// Go to the background once the daemon answers
+    #[arg(short, long, conflicts_with = "stop")]
+    pub detach: bool,
+    /// Stop the daemon of this state directory
+    #[arg(long)]
+    pub stop: bool,
+    /// On stopping, stop the containers in order, too
+    #[arg(long, alias = "containers")]
+    pub stop_containers: bool,
+    /// Survives reboots: store, images, logs, volumes
+    #[arg(long, default_value = carrack_api::defaults::STATE_DIR, value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// What a reboot may take: the socket, supervisors' files
+    #[arg(long, default_value = carrack_api::defaults::RUNTIME_DIR, value_name = "DIR")]
+    pub runtime_dir: PathBuf,
+    /// Addresses of the cluster, fixed at its first start [default: 10.192.0.0/10, else 100.64.0.0/10]
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Option<String>,
+    /// Name of this node [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// A label of this node, for placement; can be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// A name server for names that are not ours [default: those of the host]
+    #[arg(long = "dns", value_name = "ADDRESS[:PORT]", value_parser = parse_name_server)]
+    pub name_servers: Vec<SocketAddr>,
+    /// Log this much: error, warn, info, debug or trace
+    #[arg(long, default_value = "info", value_name = "LEVEL", value_parser = parse_level)]
+    pub log_level: tracing::Level,
+    /// Set by `-d` in the process it starts.
+    #[arg(long, hide = true)]
+    pub background: bool,
+}
+
+/// Which Compose project.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ProjectArgs {
+    /// A Compose file, `-` for standard input; can be given several times, later ones win [default: compose.yaml here or above]
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Name of the stack [default: COMPOSE_PROJECT_NAME, `name:` of the file, the directory's name]
+    #[arg(short, long = "project-name", value_name = "NAME")]
+    pub project_name: Option<String>,
+    /// Directory that relative paths start from [default: that of the first file]
+    #[arg(long, value_name = "DIR")]
+    pub project_directory: Option<PathBuf>,
+    /// A file of variables in place of `.env`; can be given several times
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub env_files: Vec<PathBuf>,
+    /// A profile to include; can be given several times
+    #[arg(long = "profile", value_name = "NAME")]
+    pub profiles: Vec<String>,
+}
+
+/// How long a command stays.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WaitArgs {
+    /// Do not wait
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Wait this long, as 90s or 5m
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack deploy                          the Compose file that is here
+  carrack deploy -f compose.yaml -f prod.yaml -p shop
+  carrack deploy --dry-run                what would change; exit code 2 when something would
+
+Only services whose definition or image changed are touched, one task at a time. Services gone from the file are removed;
+volumes never are. With -d the command returns once the deploy is accepted.")]
+pub(crate) struct DeployArgs {
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    /// Show what would change and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Show also the defaults that the file leaves open
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack up          deploy, follow the logs; Ctrl-C stops and removes the containers
+  carrack up -d       deploy, wait until healthy, leave it running (the same as `carrack deploy`)
+
+Volumes outlive Ctrl-C.")]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    /// Leave it running in the background once it is healthy
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Wait this long for it to be healthy, as 90s or 5m
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack down             the stack of the Compose file that is here
+  carrack down -p shop -v  and its volumes, with their data")]
+pub(crate) struct DownArgs {
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    /// Remove the stack's volumes, too: their data is lost
+    #[arg(short, long)]
+    pub volumes: bool,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack ls
+  carrack ls -o json | jq '.[].services[].vips'")]
+pub(crate) struct LsArgs {
+    /// Only this stack
+    #[arg(value_name = "STACK")]
+    pub stack: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack ps            tasks of the stack that is here, else all
+  carrack ps web -a     also past tasks of a service, with how they ended")]
+pub(crate) struct PsArgs {
+    /// A stack, a service or a replica
+    #[arg(value_name = "TARGET")]
+    pub target: Option<String>,
+    /// Past tasks, too
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack inspect hello              a stack: status, specification, tasks
+  carrack inspect web.1 | jq .pid    a task: state, address, process")]
+pub(crate) struct InspectArgs {
+    /// A stack, a service, a replica or a task
+    #[arg(value_name = "TARGET", required = true)]
+    pub targets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack scale web=5
+  carrack scale hello/web=5 hello/worker=0
+
+The number holds until the next deploy, which returns to that of the file and says so.")]
+pub(crate) struct ScaleArgs {
+    /// A service and its replicas
+    #[arg(value_name = "SERVICE=REPLICAS", required = true, value_parser = parse_scale)]
+    pub services: Vec<(String, u32)>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack logs                   the stack that is here, all of it, in order of time
+  carrack logs -f web            follow all replicas of a service, those to come included
+  carrack logs --tail 20 web.1   the last lines of one replica, its past tasks included
+  carrack logs --since 10m -t")]
+pub(crate) struct LogsArgs {
+    /// Stacks, services, replicas or tasks
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// Stay and show what comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last lines of each task; `all` for all
+    #[arg(short = 'n', long, value_name = "LINES", value_parser = parse_tail)]
+    pub tail: Option<Tail>,
+    /// Only from then on: 10m (so long ago) or 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = parse_moment)]
+    pub since: Option<Moment>,
+    /// Only up to then
+    #[arg(long, value_name = "MOMENT", value_parser = parse_moment)]
+    pub until: Option<Moment>,
+    /// Show the time of each line
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// Leave out who said it
+    #[arg(long)]
+    pub no_log_prefix: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack exec -it web sh          a shell in the lowest running replica
+  carrack exec web.2 -- ls -l /    no terminal, the exit code is passed on
+  carrack exec -i redis redis-cli < commands.txt
+
+Without -i and -t, both are on when standard input and output are terminals, as in Compose; -T turns that off.")]
+pub(crate) struct ExecArgs {
+    /// Send standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Allocate a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Allocate no terminal
+    #[arg(short = 'T', long = "no-tty", conflicts_with = "tty")]
+    pub no_tty: bool,
+    /// Run as this user: name or number, or user:group
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Run in this directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// A variable; without a value it is taken from here
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// A service, a replica or a task
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack events --since 1h
+  carrack events -f web
+  carrack events -f -o json | jq -c 'select(.kind==\"task.failed\")'")]
+pub(crate) struct EventsArgs {
+    /// Only of this stack, service or replica
+    #[arg(value_name = "TARGET")]
+    pub target: Option<String>,
+    /// Stay and show what comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only from then on: 10m (so long ago) or 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = parse_moment)]
+    pub since: Option<Moment>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack rm hello
+  carrack rm -v hello shop    and their volumes, with their data")]
+pub(crate) struct RmArgs {
+    /// Stacks
+    #[arg(value_name = "STACK", required = true)]
+    pub targets: Vec<String>,
+    /// Remove the stacks' volumes, too: their data is lost
+    #[arg(short, long)]
+    pub volumes: bool,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Load images from archives (docker save, OCI) or standard input
+    #[command(after_help = "\
+Examples:
+  carrack image load web.tar
+  docker save web:1 | carrack image load")]
+    Load {
+        /// Archives; `-` or none is standard input
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// An archive, as Docker's option is called
+        #[arg(short, long = "input", value_name = "FILE", conflicts_with = "files")]
+        input: Option<PathBuf>,
+    },
+    /// Pull images from their registry
+    #[command(after_help = "\
+Examples:
+  carrack image pull nginx:1.27
+  carrack image pull 127.0.0.1:5000/web:1
+
+Registries on loopback may speak plain HTTP. Credentials are taken from ~/.docker/config.json.")]
+    Pull {
+        /// Names of images
+        #[arg(value_name = "IMAGE", required = true)]
+        references: Vec<String>,
+    },
+    /// List the images that the nodes hold
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Remove images that no task uses
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names or digests
+        #[arg(value_name = "IMAGE", required = true)]
+        references: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeArgs {
+    #[command(subcommand)]
+    pub command: VolumeCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// List volumes with their size and users
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Remove volumes that no task uses: their data is lost
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names of volumes
+        #[arg(value_name = "VOLUME", required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo carrack doctor
+  sudo carrack doctor -o json
+
+Exit code 1 when something is missing without which no container can run.")]
+pub(crate) struct DoctorArgs {
+    /// The daemon's state directory, to check its filesystem
+    #[arg(long, default_value = carrack_api::defaults::STATE_DIR, value_name = "DIR")]
+    pub state_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  source <(carrack completions bash)
+  carrack completions fish > ~/.config/fish/completions/carrack.fish")]
+pub(crate) struct CompletionsArgs {
+    /// bash, zsh, fish, elvish or powershell
+    #[arg(value_name = "SHELL", hide_possible_values = true)]
+    pub shell: Shell,
+}
+
+/// How many of the last lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// Every line.
+    All,
+    /// This many.
+    Lines(u64),
+}
+
+fn parse_tail(text: &str) -> Result<Tail, String> {
+    match text {
+        "all" => Ok(Tail::All),
+        _ => text.parse().map(Tail::Lines).map_err(|_| format!("{text:?} is neither a number nor `all`")),
+    }
+}
+
+fn parse_scale(text: &str) -> Result<(String, u32), String> {
+    let bad = || format!("{text:?} is not of the form web=5");
+    let (service, replicas) = text.split_once('=').ok_or_else(bad)?;
+    let replicas = replicas.parse().map_err(|_| bad())?;
+    if service.is_empty() {
+        return Err(bad());
+    }
+    if replicas > carrack_api::REPLICAS_MAX {
+        return Err(format!("{replicas} replicas; at most {} are allowed", carrack_api::REPLICAS_MAX));
+    }
+    Ok((service.into(), replicas))
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err(format!("{text:?} is not of the form KEY=VALUE")),
+    }
+}
+
+/// DNS servers listen here unless the user says otherwise.
+const DNS_PORT: u16 = 53;
+
+fn parse_name_server(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<SocketAddr>()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT)))
+        .map_err(|_| format!("{text:?} is no address; write 192.0.2.1 or 192.0.2.1:53"))
+}
+
+fn parse_level(text: &str) -> Result<tracing::Level, String> {
+    text.parse().map_err(|_| format!("{text:?} is none of error, warn, info, debug, trace"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_after_the_target_is_taken_as_it_is() {
+        let cli = Cli::try_parse_from(["carrack", "exec", "-it", "web", "ls", "-l", "--", "-o"]).unwrap();
+        let Command::Exec(args) = cli.command else { panic!("not exec") };
+        assert!(args.interactive && args.tty);
+        assert_eq!(args.command, ["ls", "-l", "--", "-o"]);
+    }
+
+    #[test]
+    fn options_of_every_command_stand_before_or_after_the_verb() {
+        for line in [["carrack", "-o", "json", "ls"], ["carrack", "ls", "-o", "json"]] {
+            assert_eq!(Cli::try_parse_from(line).unwrap().global.output, OutputFormat::Json);
+        }
+    }
+
+    #[test]
+    fn values_are_checked_where_they_are_typed() {
+        assert_eq!(parse_scale("hello/web=5"), Ok(("hello/web".into(), 5)));
+        assert!(parse_scale("web").is_err() && parse_scale("=1").is_err() && parse_scale("web=-1").is_err());
+        assert!(parse_scale("web=10001").unwrap_err().contains("at most 10000"));
+        assert_eq!(parse_name_server("192.0.2.1").unwrap().to_string(), "192.0.2.1:53");
+        assert_eq!(parse_tail("all"), Ok(Tail::All));
+        assert!(parse_label("=x").is_err());
+    }
+}

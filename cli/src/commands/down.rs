@@ -1,0 +1,126 @@
+//! `carrack down` and `carrack rm`: stacks go; their volumes only when asked.
+
+use std::time::Duration;
+
+use carrack_api::client::segment;
+use carrack_api::{StackName, StackSpec, human_duration};
+
+use super::wait::{Ended, Goal, wait};
+use super::{is_missing, stacks};
+use crate::args::{DownArgs, RmArgs};
+use crate::context::Context;
+use crate::error::{CliError, Code, Outcome};
+use crate::project;
+use crate::target::{self, Target};
+use crate::terminal::{put, say};
+
+/// `carrack down`.
+pub(crate) async fn down(args: &DownArgs, context: &Context) -> Outcome {
+    let name = project::name(&args.project)?;
+    let timeout = (!args.wait.detach).then_some(args.wait.timeout);
+    take_away(context, &name, args.volumes, timeout).await
+}
+
+/// `carrack rm`.
+pub(crate) async fn rm(args: &RmArgs, context: &Context) -> Outcome {
+    let all = stacks(context).await?;
+    let names: Vec<StackName> = args
+        .targets
+        .iter()
+        .map(|text| match all.iter().find(|stack| stack.name.as_str() == text) {
+            Some(stack) => Ok(stack.name.clone()),
+            None => Err(not_a_stack(text, target::resolve(text, project::here().as_ref(), &all))),
+        })
+        .collect::<Result<_, _>>()?;
+    let timeout = (!args.wait.detach).then_some(args.wait.timeout);
+    for name in &names {
+        match take_away(context, name, args.volumes, timeout).await? {
+            Code::Ok => {}
+            other => return Ok(other),
+        }
+    }
+    Ok(Code::Ok)
+}
+
+fn not_a_stack(text: &str, meant: Result<Target, CliError>) -> CliError {
+    match meant {
+        Ok(Target::Service(service)) => {
+            CliError::usage(format!("{service} is a service; only stacks are removed")).hint(format!(
+                "take it out of the Compose file and run `carrack deploy`, or `carrack scale {service}=0`"
+            ))
+        }
+        Ok(Target::Slot(slot)) => {
+            CliError::usage(format!("{slot} is one replica of a service; only stacks are removed"))
+                .hint(format!("`carrack scale {}=N` sets how many there are", slot.service))
+        }
+        Ok(Target::Task(task)) => CliError::usage(format!("{task} is a task; only stacks are removed"))
+            .hint("past tasks are forgotten by themselves"),
+        Ok(Target::Stack(_)) | Err(_) => {
+            CliError::new(format!("no stack {text:?}")).hint("`carrack ls` lists them")
+        }
+    }
+}
+
+/// Removes a stack and, when asked, its volumes.
+async fn take_away(context: &Context, name: &StackName, volumes: bool, timeout: Option<Duration>) -> Outcome {
+    let doomed = if volumes { volumes_of(context, name).await? } else { Vec::new() };
+    if volumes && timeout.is_none() && !doomed.is_empty() {
+        return Err(CliError::usage("volumes can only be removed once the tasks are gone")
+            .hint("leave -d out, or run `carrack volume rm` later"));
+    }
+    match remove(context, name, timeout).await? {
+        Code::Ok => {}
+        other => return Ok(other),
+    }
+    for volume in doomed {
+        match context.client.delete(&format!("/v1/volumes/{}", segment(&volume))).await {
+            Ok(()) => say(&format!("volume {volume} is removed")),
+            // One that no task ever used was never made.
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Code::Ok)
+}
+
+async fn volumes_of(context: &Context, name: &StackName) -> Result<Vec<String>, CliError> {
+    let path = format!("/v1/stacks/{}/spec", segment(name.as_str()));
+    let spec: StackSpec = match context.client.get(&path).await {
+        Ok(spec) => spec,
+        Err(error) if is_missing(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let own = spec.volumes.iter().filter(|(_, volume)| !volume.external);
+    Ok(own.map(|(name, _)| name.to_string()).collect())
+}
+
+/// Removes a stack and, given a time, waits until nothing of it runs. That there is none is said and no error.
+pub(crate) async fn remove(context: &Context, name: &StackName, timeout: Option<Duration>) -> Outcome {
+    match context.client.delete(&format!("/v1/stacks/{}", segment(name.as_str()))).await {
+        Ok(()) => {}
+        Err(error) if is_missing(&error) => {
+            say(&format!("no stack {name} is deployed"));
+            return Ok(Code::Ok);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let Some(timeout) = timeout else {
+        put(&format!("{name} is being removed\n"))?;
+        return Ok(Code::Ok);
+    };
+    match wait(context, name, &Goal::Gone, timeout).await? {
+        Ended::Reached(_) => {
+            put(&format!("{name} is removed\n"))?;
+            Ok(Code::Ok)
+        }
+        Ended::Interrupted => {
+            say(&format!("\nno longer waiting; {name} goes on being removed"));
+            Ok(Code::Interrupted)
+        }
+        Ended::Failed(..) | Ended::Overtaken(_) | Ended::TimedOut(..) => {
+            Err(CliError::new(format!("{name} is not gone after {}", human_duration(timeout)))
+                .code(Code::TimedOut)
+                .hint(format!("`carrack ps {name}` shows what is left")))
+        }
+    }
+}

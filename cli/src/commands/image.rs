@@ -1,0 +1,201 @@
+//! `carrack image`: what the nodes hold.
+
+use std::path::Path;
+
+use bytes::Bytes as Chunk;
+use carrack_api::client::{Body, Frames, full, segment};
+use carrack_api::stream::Frame;
+use carrack_api::{Bytes, HeldImage, LoadedImages, PullImage, PullProgress, Timestamp};
+use futures_util::stream;
+use http::Method;
+use http_body_util::{BodyExt as _, StreamBody};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use crate::args::ImageCommand;
+use crate::context::Context;
+use crate::credentials;
+use crate::error::{CliError, Code, Outcome};
+use crate::render::meter::Meter;
+use crate::render::table::{Table, cut, full as column};
+use crate::render::task;
+use crate::terminal::{put, say};
+use crate::time;
+
+/// Bytes of an archive that are read at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// `carrack image`.
+pub(crate) async fn run(command: &ImageCommand, context: &Context) -> Outcome {
+    match command {
+        ImageCommand::Load { files, input } => {
+            let mut files: Vec<&Path> = files.iter().chain(input).map(AsRef::as_ref).collect();
+            if files.is_empty() {
+                if context.terminal.stdin {
+                    return Err(CliError::usage("no archive")
+                        .hint("name a file, or pipe one in: docker save web:1 | carrack image load"));
+                }
+                files.push(Path::new("-"));
+            }
+            for file in files {
+                load(file, context).await?;
+            }
+            Ok(Code::Ok)
+        }
+        ImageCommand::Pull { references } => {
+            for reference in references {
+                pull(reference, context).await?;
+            }
+            Ok(Code::Ok)
+        }
+        ImageCommand::Ls => list(context).await,
+        ImageCommand::Rm { references } => {
+            for reference in references {
+                context.client.delete(&format!("/v1/images/{}", segment(reference))).await?;
+                say(&format!("{reference} is removed"));
+            }
+            Ok(Code::Ok)
+        }
+    }
+}
+
+async fn load(file: &Path, context: &Context) -> Result<(), CliError> {
+    let stdin = file == Path::new("-");
+    let name = if stdin { "standard input".to_owned() } else { file.display().to_string() };
+    let cannot = |error: std::io::Error| CliError::new(format!("{name} cannot be read")).caused_by(&error);
+    let (body, size) = if stdin {
+        (stream_body(tokio::io::stdin()), None)
+    } else {
+        let archive = tokio::fs::File::open(file).await.map_err(cannot)?;
+        let metadata = archive.metadata().await.map_err(cannot)?;
+        if metadata.is_dir() {
+            return Err(CliError::usage(format!("{name} is a directory, not an archive"))
+                .hint(format!("an OCI layout is loaded as `tar -C {name} -c . | carrack image load`")));
+        }
+        (stream_body(archive), Some(metadata.len()))
+    };
+    let mut headers = vec![("content-type", "application/x-tar")];
+    let length = size.map(|size| size.to_string());
+    headers.extend(length.as_deref().map(|length| ("carrack-archive-bytes", length)));
+    let frames = context.client.frames(Method::POST, "/v1/images/load", body, &headers).await?;
+    let loaded: LoadedImages = answer(frames, context, &format!("loading {name}"), size).await?;
+    if context.json() {
+        return context.put_json(&loaded);
+    }
+    for image in &loaded.images {
+        put(&format!("loaded {} {} ({})\n", image.name, short_digest(&image.digest), image.size))?;
+    }
+    if loaded.images.is_empty() {
+        say(&format!("{name} holds no image with a name"));
+    }
+    Ok(())
+}
+
+async fn pull(reference: &str, context: &Context) -> Result<(), CliError> {
+    let credentials = credentials::for_images([reference].into_iter())?.into_values().next();
+    let body = serde_json::to_vec(&PullImage { reference: reference.to_owned(), credentials })?;
+    let headers = [("content-type", "application/json")];
+    let frames = context.client.frames(Method::POST, "/v1/images/pull", full(body), &headers).await?;
+    let image: HeldImage = answer(frames, context, &format!("pulling {reference}"), None).await?;
+    if context.json() {
+        return context.put_json(&image);
+    }
+    put(&format!("pulled {} {} ({})\n", image.name, short_digest(&image.digest), image.size))
+}
+
+/// Shows progress until the answer comes.
+async fn answer<T: DeserializeOwned>(
+    mut frames: Frames,
+    context: &Context,
+    subject: &str,
+    total: Option<u64>,
+) -> Result<T, CliError> {
+    let mut meter = Meter::new(&context.terminal, subject);
+    while let Some(frame) = frames.next().await? {
+        match frame {
+            Frame::Message(json) => {
+                let mut progress: PullProgress = serde_json::from_slice(&json)?;
+                if progress.total == Bytes(0) {
+                    progress.total = Bytes(total.unwrap_or(0));
+                }
+                meter.show(&progress);
+            }
+            Frame::Done(json) => return Ok(serde_json::from_slice(&json)?),
+            _ => {}
+        }
+    }
+    Err(CliError::new("the daemon ended the transfer without an answer")
+        .hint("`carrack version` shows whether it still runs"))
+}
+
+/// A request's body that is read as it is sent.
+fn stream_body(source: impl AsyncRead + Unpin + Send + 'static) -> Body {
+    let chunks = stream::unfold(source, |mut source| async move {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        match source.read(&mut chunk).await {
+            Ok(0) => None,
+            Ok(read) => {
+                chunk.truncate(read);
+                Some((Ok(hyper::body::Frame::data(Chunk::from(chunk))), source))
+            }
+            Err(error) => Some((Err(error), source)),
+        }
+    });
+    StreamBody::new(chunks).boxed_unsync()
+}
+
+async fn list(context: &Context) -> Outcome {
+    let mut images: Vec<HeldImage> = context.client.get("/v1/images").await?;
+    images.sort();
+    images.dedup();
+    if context.json() {
+        context.put_json(&images)?;
+        return Ok(Code::Ok);
+    }
+    if images.is_empty() {
+        say("no images; `carrack image load FILE` or `carrack image pull NAME` brings some");
+        return Ok(Code::Ok);
+    }
+    put(&table(&images, time::now()).render(context.terminal.width(), context.terminal.colour_out()))?;
+    Ok(Code::Ok)
+}
+
+fn table(images: &[HeldImage], now: Timestamp) -> Table {
+    let mut table = Table::new(&[cut("IMAGE"), column("DIGEST"), column("SIZE"), column("AGE")]);
+    for image in images {
+        table.row([
+            image.name.as_str().into(),
+            short_digest(&image.digest).into(),
+            image.size.to_string().into(),
+            task::age(image.created_at, now).into(),
+        ]);
+    }
+    table
+}
+
+/// As many characters of a digest as people compare.
+const DIGEST_CHARS: usize = 12;
+
+fn short_digest(digest: &str) -> String {
+    digest.strip_prefix("sha256:").unwrap_or(digest).chars().take(DIGEST_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_listed_with_short_digests() {
+        let image = HeldImage {
+            name: "docker.io/library/web:1".into(),
+            digest: format!("sha256:{}", "ab".repeat(32)),
+            size: Bytes(3 << 20),
+            created_at: Timestamp(0),
+        };
+        assert_eq!(
+            table(&[image], Timestamp(61_000)).render(None, false),
+            "IMAGE                    DIGEST        SIZE   AGE\n\
+             docker.io/library/web:1  abababababab  3 MiB  1m1s\n"
+        );
+    }
+}

@@ -1,0 +1,141 @@
+//! The verbs, one file each. A verb asks the API, waits where that is its meaning, and prints.
+
+mod defaults;
+mod deploy;
+mod doctor;
+mod down;
+mod events;
+mod exec;
+mod image;
+mod inspect;
+mod list;
+mod logs;
+mod scale;
+mod tasks;
+mod version;
+mod volume;
+mod wait;
+
+use std::io;
+
+use carrack_api::client::{ClientError, segment};
+use carrack_api::{StackName, StackStatus, TaskStatus};
+use clap::CommandFactory;
+
+use crate::args::{Cli, Command, CompletionsArgs};
+use crate::context::Context;
+use crate::error::{CliError, Code, Outcome};
+use crate::target::{self, Target};
+use crate::{project, terminal, verbs};
+
+/// Runs a verb.
+pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
+    match command {
+        // The daemon is started by `main`: it makes a runtime of its own.
+        Command::Daemon(_) => Ok(Code::Ok),
+        Command::Deploy(args) => deploy::deploy(&args, context).await,
+        Command::Up(args) => deploy::up(&args, context).await,
+        Command::Down(args) => down::down(&args, context).await,
+        Command::Rm(args) => down::rm(&args, context).await,
+        Command::Ls(args) => list::run(&args, context).await,
+        Command::Ps(args) => tasks::run(&args, context).await,
+        Command::Inspect(args) => inspect::run(&args, context).await,
+        Command::Scale(args) => scale::run(&args, context).await,
+        Command::Logs(args) => logs::run(&args, context).await,
+        Command::Exec(args) => exec::run(&args, context).await,
+        Command::Events(args) => events::run(&args, context).await,
+        Command::Image(args) => image::run(&args.command, context).await,
+        Command::Volume(args) => volume::run(&args.command, context).await,
+        Command::Doctor(args) => doctor::run(&args, context).await,
+        Command::Version => version::run(context).await,
+        Command::Defaults => defaults::run(context),
+        Command::Completions(args) => completions(&args),
+    }
+}
+
+fn completions(args: &CompletionsArgs) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "carrack", &mut script);
+    terminal::put_bytes(&script)?;
+    Ok(Code::Ok)
+}
+
+/// The answer to a verb that is none of ours.
+pub(crate) fn unknown_verb(verb: &str, next: Option<&str>) -> CliError {
+    let command = Cli::command();
+    let error = CliError::usage(format!("unknown command `{verb}`"));
+    if let Some(ours) = verbs::ours(verb, next) {
+        return error.hint(ours);
+    }
+    let known = command.get_subcommands().map(clap::Command::get_name);
+    match target::nearest(verb, known) {
+        Some(near) => error.hint(format!("did you mean `carrack {near}`?")),
+        None => error.hint("`carrack --help` lists the commands"),
+    }
+}
+
+/// All stacks.
+async fn stacks(context: &Context) -> Result<Vec<StackStatus>, CliError> {
+    Ok(context.client.get("/v1/stacks").await?)
+}
+
+/// Tasks of a stack or of all, past ones when asked for.
+async fn tasks_of(
+    context: &Context,
+    stack: Option<&StackName>,
+    all: bool,
+) -> Result<Vec<TaskStatus>, CliError> {
+    let mut query = Vec::new();
+    if let Some(stack) = stack {
+        query.push(format!("stack={}", segment(stack.as_str())));
+    }
+    if all {
+        query.push("all=true".to_owned());
+    }
+    Ok(context.client.get(&with_query("/v1/tasks", &query)).await?)
+}
+
+/// A path with its query.
+fn with_query(path: &str, query: &[String]) -> String {
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) }
+}
+
+/// What the texts mean.
+async fn targets(context: &Context, texts: &[String]) -> Result<Vec<Target>, CliError> {
+    let stacks = stacks(context).await?;
+    let here = project::here();
+    texts.iter().map(|text| target::resolve(text, here.as_ref(), &stacks)).collect()
+}
+
+/// An error of the client that only says that something does not exist.
+fn is_missing(error: &ClientError) -> bool {
+    matches!(error, ClientError::Problem(problem) if problem.status == 404)
+}
+
+/// An error of the client that another attempt may mend: the daemon is being started again.
+fn is_away(error: &ClientError) -> bool {
+    match error {
+        ClientError::Transport { .. } => true,
+        ClientError::NoDaemon { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+        }
+        ClientError::Problem(problem) => problem.status == 503,
+        ClientError::Permission { .. } | ClientError::Decode { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_verb_is_answered_with_ours() {
+        let text = unknown_verb("stack", Some("deploy")).render(false);
+        assert_eq!(
+            text,
+            "error: unknown command `stack`\nhint: with Docker Swarm's `stack deploy` you mean `carrack deploy`\n"
+        );
+        assert!(unknown_verb("depoly", None).render(false).contains("did you mean `carrack deploy`?"));
+        assert!(unknown_verb("frobnicate", None).render(false).contains("carrack --help"));
+    }
+}

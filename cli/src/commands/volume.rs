@@ -1,0 +1,58 @@
+//! `carrack volume`: data that outlives tasks.
+
+use carrack_api::client::segment;
+use carrack_api::{Timestamp, VolumeStatus};
+
+use crate::args::VolumeCommand;
+use crate::context::Context;
+use crate::error::{Code, Outcome};
+use crate::render::table::{Table, cut, full};
+use crate::render::task;
+use crate::terminal::{put, say};
+use crate::time;
+
+/// `carrack volume`.
+pub(crate) async fn run(command: &VolumeCommand, context: &Context) -> Outcome {
+    match command {
+        VolumeCommand::Ls => list(context).await,
+        VolumeCommand::Rm { names } => {
+            for name in names {
+                context.client.delete(&format!("/v1/volumes/{}", segment(name))).await?;
+                say(&format!("volume {name} is removed"));
+            }
+            Ok(Code::Ok)
+        }
+    }
+}
+
+async fn list(context: &Context) -> Outcome {
+    let mut volumes: Vec<VolumeStatus> = context.client.get("/v1/volumes").await?;
+    volumes.sort_by(|a, b| a.name.cmp(&b.name));
+    if context.json() {
+        context.put_json(&volumes)?;
+        return Ok(Code::Ok);
+    }
+    if volumes.is_empty() {
+        say("no volumes");
+        return Ok(Code::Ok);
+    }
+    put(&table(&volumes, time::now()).render(context.terminal.width(), context.terminal.colour_out()))?;
+    Ok(Code::Ok)
+}
+
+fn table(volumes: &[VolumeStatus], now: Timestamp) -> Table {
+    let mut table =
+        Table::new(&[full("VOLUME"), full("SIZE"), full("AGE"), cut("USED BY"), full("NODE"), cut("PATH")]);
+    for volume in volumes {
+        let users: Vec<String> = volume.used_by.iter().map(ToString::to_string).collect();
+        table.row([
+            volume.name.as_str().into(),
+            volume.size.to_string().into(),
+            task::age(volume.created_at, now).into(),
+            users.join(" ").into(),
+            volume.node.as_ref().map(ToString::to_string).unwrap_or_default().into(),
+            volume.path.as_str().into(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,86 @@
+//! One daemon a directory. The kernel drops the lock with the process, so none is ever stale; the file only names the holder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::CliError;
+
+/// Held until dropped.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+fn path(directory: &Path) -> PathBuf {
+    directory.join("daemon.lock")
+}
+
+fn open(directory: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o644).open(path(directory))
+}
+
+fn unusable(directory: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(format!("lock file {} cannot be used", path(directory).display())).caused_by(error)
+}
+
+/// Takes the directory for this process.
+pub(super) fn take(directory: &Path) -> Result<Lock, CliError> {
+    let mut file = open(directory).map_err(|error| unusable(directory, &error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(refused(directory, pid(&mut file))),
+        Err(TryLockError::Error(error)) => return Err(unusable(directory, &error)),
+    }
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(|error| unusable(directory, &error))?;
+    Ok(Lock { _file: file })
+}
+
+/// The daemon that holds the directory: `None` when nobody does, `Some(None)` when it cannot be told who.
+pub(super) fn holder(directory: &Path) -> Result<Option<Option<u32>>, CliError> {
+    let mut file = match File::open(path(directory)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unusable(directory, &error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(pid(&mut file))),
+        Err(TryLockError::Error(error)) => Err(unusable(directory, &error)),
+    }
+}
+
+/// What a second daemon is told.
+pub(super) fn refused(directory: &Path, pid: Option<u32>) -> CliError {
+    let who = pid.map_or(String::new(), |pid| format!(", pid {pid}"));
+    CliError::new(format!("{} is in use by another carrack daemon{who}", directory.display()))
+        .hint("use that one, or give this one a --state-dir and a --runtime-dir of its own")
+}
+
+fn pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_daemon_and_the_second_is_told_its_pid() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(holder(directory.path()).unwrap(), None);
+        let first = take(directory.path()).unwrap();
+        let own = std::process::id();
+        assert_eq!(holder(directory.path()).unwrap(), Some(Some(own)));
+        let text = take(directory.path()).unwrap_err().render(false);
+        assert!(text.contains(&format!("another carrack daemon, pid {own}")), "{text}");
+        drop(first);
+        assert_eq!(holder(directory.path()).unwrap(), None, "a file that is left means nothing");
+        take(directory.path()).unwrap();
+    }
+}

@@ -1,0 +1,129 @@
+//! The terminal: whether there is one, how large it is, colour, raw mode. Owns the promise that it is left as it was found.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+
+use carrack_api::WindowSize;
+use rustix::termios::{self, OptionalActions, Termios};
+
+use crate::error::CliError;
+
+/// What is known of the three standard streams.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terminal {
+    /// Standard input is a terminal.
+    pub stdin: bool,
+    /// Standard output is a terminal.
+    pub stdout: bool,
+    /// Standard error is a terminal that can be drawn on.
+    pub stderr: bool,
+    /// Colour is welcome (on the streams that are terminals).
+    pub colour: bool,
+}
+
+impl Terminal {
+    /// Asks the streams and the environment (`NO_COLOR`, `TERM`).
+    pub(crate) fn detect() -> Self {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self {
+            stdin: io::stdin().is_terminal(),
+            stdout: io::stdout().is_terminal(),
+            stderr: io::stderr().is_terminal() && !dumb,
+            colour: !set("NO_COLOR") && !dumb,
+        }
+    }
+
+    /// Colour on standard output.
+    pub(crate) fn colour_out(&self) -> bool {
+        self.stdout && self.colour
+    }
+
+    /// Colour on standard error.
+    pub(crate) fn colour_err(&self) -> bool {
+        self.stderr && self.colour
+    }
+
+    /// Columns that a table may take; `None` when the output is no terminal and nothing needs to be cut.
+    pub(crate) fn width(&self) -> Option<usize> {
+        if !self.stdout {
+            return None;
+        }
+        size_of(io::stdout()).map(|size| usize::from(size.columns))
+    }
+}
+
+/// Size of the terminal that standard output is, when it is one that knows.
+pub(crate) fn window_size() -> Option<WindowSize> {
+    size_of(io::stdout())
+}
+
+/// Size of the terminal that standard error is.
+pub(crate) fn window_size_err() -> Option<WindowSize> {
+    size_of(io::stderr())
+}
+
+fn size_of(stream: impl std::os::fd::AsFd) -> Option<WindowSize> {
+    let size = termios::tcgetwinsize(stream).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some(WindowSize { rows: size.ws_row, columns: size.ws_col })
+}
+
+/// The settings to go back to, while standard input is raw. One for the process: the panic hook needs it too.
+static COOKED: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Standard input passes every byte on as typed until this is dropped.
+#[derive(Debug)]
+pub(crate) struct RawMode(());
+
+impl RawMode {
+    /// Makes standard input raw.
+    pub(crate) fn enter() -> Result<Self, CliError> {
+        let fail = |error: rustix::io::Errno| {
+            CliError::new("cannot set up the terminal").caused_by(&io::Error::from(error))
+        };
+        let before = termios::tcgetattr(io::stdin()).map_err(fail)?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        *COOKED.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw).map_err(fail)?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Puts the terminal back to how it was before [`RawMode::enter`]; nothing when it is not raw.
+pub(crate) fn restore() {
+    if let Some(before) = COOKED.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // Nothing is left to try when this fails: the terminal is gone.
+        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &before);
+    }
+}
+
+/// Writes data to standard output. A reader that has gone ends the command without a word.
+pub(crate) fn put(text: &str) -> Result<(), CliError> {
+    put_bytes(text.as_bytes())
+}
+
+/// [`put`] for bytes that need not be text.
+pub(crate) fn put_bytes(bytes: &[u8]) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Says a line on standard error. That nobody hears it is no reason to stop.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Draws on standard error, as it is. That nobody sees it is no reason to stop.
+pub(crate) fn draw(text: &str) {
+    let mut err = io::stderr().lock();
+    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+}

@@ -1,0 +1,85 @@
+//! The whole help as golden files in `tests/help/`. `CARRACK_UPDATE_GOLDEN=1 cargo test -p carrack --test help` writes them anew.
+
+use std::path::Path;
+use std::process::Command;
+
+const VERBS: &[&[&str]] = &[
+    &[],
+    &["daemon"],
+    &["deploy"],
+    &["up"],
+    &["down"],
+    &["ls"],
+    &["ps"],
+    &["inspect"],
+    &["scale"],
+    &["logs"],
+    &["exec"],
+    &["events"],
+    &["rm"],
+    &["image"],
+    &["image", "load"],
+    &["image", "pull"],
+    &["image", "ls"],
+    &["image", "rm"],
+    &["volume"],
+    &["volume", "ls"],
+    &["volume", "rm"],
+    &["doctor"],
+    &["version"],
+    &["defaults"],
+    &["completions"],
+];
+
+fn help(verb: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_carrack"))
+        .args(verb)
+        .arg("--help")
+        .env_remove("CARRACK_HOST")
+        .output()
+        .expect("run carrack");
+    assert!(output.status.success(), "{verb:?}");
+    assert!(output.stderr.is_empty(), "help is data: {verb:?}");
+    String::from_utf8(output.stdout).expect("help in UTF-8")
+}
+
+#[test]
+fn every_verb_has_the_help_that_was_reviewed() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
+    let update = std::env::var_os("CARRACK_UPDATE_GOLDEN").is_some();
+    let mut wrong = Vec::new();
+    for verb in VERBS {
+        let name = if verb.is_empty() { "carrack".to_owned() } else { verb.join("-") };
+        let path = directory.join(format!("{name}.txt"));
+        let now = help(verb);
+        if update {
+            std::fs::write(&path, &now).expect("write a golden file");
+        } else if std::fs::read_to_string(&path).unwrap_or_default() != now {
+            wrong.push(format!("{}:\n{now}", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "help differs from its golden file:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_verb_that_is_listed_is_covered_here() {
+    let overview = help(&[]);
+    let listed = overview.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names: Vec<&str> = listed
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(VERBS.contains(&[name].as_slice()), "{name} has no golden file");
+    }
+}
+
+#[test]
+fn help_fits_a_terminal() {
+    for verb in VERBS {
+        for line in help(verb).lines() {
+            assert!(line.chars().count() <= 130, "{verb:?}: {line}");
+        }
+    }
+}
