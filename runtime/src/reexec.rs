@@ -1,4 +1,48 @@
 //! The hidden modes in which this binary runs itself as a child.
+//!
+//! Each is one single-threaded process with one job, started by `posix_spawn` of our own binary: libcontainer, namespaces
+//! and `fork` never run inside the daemon.
+//!
+//! | mode | job | module |
+//! |---|---|---|
+//! | `__template` | make the mount namespace all supervisors start from | `template` |
+//! | `__supervise` | create and start one container, then become its keeper | `supervise` |
+//! | `__keep` | write log and exit record of a running container | `keep` |
+//! | `__init` | PID 1 inside a container | `init` |
+//! | `__exec` | one command in a running container | `exec_child` |
+//! | `__unpack-layer` | unpack one layer of an image, confined | `image::unpack` |
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::{exec_child, image, init, keep, supervise, template};
 
 /// To be called first thing in `main`: when the first argument is one of our hidden modes, runs it and does not return.
-pub fn dispatch() {}
+pub fn dispatch() {
+    let mut arguments = std::env::args_os().skip(1);
+    let Some(mode) = arguments.next() else { return };
+    let Some(mode) = mode.to_str().filter(|mode| mode.starts_with("__")) else { return };
+    let rest: Vec<_> = arguments.collect();
+    if mode == image::unpack::CHILD {
+        // `ExitCode` cannot be asked for its number; only success and failure are used there.
+        let code = image::unpack::child_main(&rest);
+        std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
+    }
+    let text: Vec<String> = rest.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    match mode {
+        init::MODE => init::main(&text),
+        template::MODE => template::main(&text),
+        supervise::MODE => supervise::main(&text),
+        keep::MODE => keep::main(&text),
+        exec_child::MODE => exec_child::main(&text),
+        _ => {}
+    }
+}
+
+/// A command that runs this binary in a mode, with an empty environment.
+pub(crate) fn command(exe: &Path, mode: &str) -> Command {
+    let mut command = Command::new(exe);
+    command.arg0("carrack").arg(mode).env_clear().current_dir("/");
+    command
+}

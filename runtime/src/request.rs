@@ -7,8 +7,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use carrack_api::{Bytes, ContainerSpec, Exit, Healthcheck};
+use carrack_api::{Bytes, ContainerSpec, Exit};
 use serde::{Deserialize, Serialize};
+
+pub use crate::image::ImageConfig;
 
 /// One run of one task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,30 +42,6 @@ impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{}.{}", self.task, self.run))
     }
-}
-
-/// What an image says about its containers; the part of an OCI image config that matters here.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ImageConfig {
-    /// Program and first arguments.
-    pub entrypoint: Vec<String>,
-    /// Further arguments, or the program when there is no entrypoint.
-    pub cmd: Vec<String>,
-    /// `KEY=VALUE`.
-    pub env: Vec<String>,
-    /// As in [`ContainerSpec::user`]; empty means root.
-    pub user: String,
-    /// Absolute; empty means `/`.
-    pub working_dir: String,
-    /// As in [`ContainerSpec::stop_signal`]; empty means SIGTERM.
-    pub stop_signal: String,
-    /// Paths that get an anonymous volume.
-    pub volumes: Vec<String>,
-    /// `80/tcp`.
-    pub exposed_ports: Vec<String>,
-    /// The image's own probe.
-    pub healthcheck: Option<Healthcheck>,
 }
 
 /// Where the container's network comes from.

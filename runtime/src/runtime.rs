@@ -1,16 +1,40 @@
 //! The handle that the node holds: start, find again, signal, kill and remove runs.
 //!
-//! All functions block; the node calls them on blocking threads. Owns the layout on disk (`layout`), the read-only image of
+//! All functions block; the node calls them on blocking threads. Owns the layout on disk (`record`), the read-only image of
 //! our own binary and the template mount namespace. Does not decide when anything is started or stopped.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use carrack_api::Exit;
+use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::error::{ExecError, RuntimeError, StartError};
-use crate::request::{ExecRequest, RunId, RunRecord, StartRequest, Started};
+use crate::cgroup::{CgroupMode, CgroupSampler, Cgroups, now};
+use crate::error::{ExecError, RuntimeError, StartError, chain};
+use crate::exec::{self, ExecSession};
+use crate::log::{LogQuery, LogReader};
+use crate::process::{ProcessId, boot_id};
+use crate::record::{
+    ExitRecord, FORMAT_VERSION, Layout, RunDir, SupervisorRecord, make_dir, read_json, remove_tree, write_json,
+};
+use crate::request::{ExecRequest, RunId, RunRecord, RunState, StartRequest, Started};
+use crate::supervise::{self, Answer, Launch};
+use crate::template::Template;
 use crate::volume::VolumeStore;
+use crate::reexec;
+
+/// How long a start may take, unresponsive network file systems included.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a supervisor may take to write its record after its container was killed.
+const KEEPER_DEADLINE: Duration = Duration::from_secs(10);
+/// Largest answer of a supervisor, in bytes.
+const ANSWER_MAX_BYTES: u64 = 1 << 20;
 
 /// Where a runtime keeps its things and what it calls itself.
 #[derive(Debug, Clone)]
@@ -28,15 +52,37 @@ pub struct RuntimeConfig {
 /// The containers of one node.
 #[derive(Debug)]
 pub struct Runtime {
-    config: RuntimeConfig,
+    layout: Layout,
+    instance: String,
     volumes: VolumeStore,
+    cgroups: Cgroups,
+    template: Template,
+    /// Runs that are being started by this process; without a supervisor's record yet they are not lost.
+    starting: Mutex<BTreeSet<RunId>>,
 }
 
 impl Runtime {
-    /// Checks the host, makes the directories and prepares what all starts share.
+    /// Checks the host, makes the directories, prepares what all starts share and removes what a reboot left.
     pub fn open(config: RuntimeConfig) -> Result<Self, RuntimeError> {
-        let volumes = VolumeStore::open(config.state_dir.join("volumes"))?;
-        Ok(Self { config, volumes })
+        if !RunId::new(config.instance.as_str(), 1).is_valid() {
+            return Err(RuntimeError::Name(config.instance));
+        }
+        make_dir(&config.state_dir, 0o711)?;
+        make_dir(&config.runtime_dir, 0o711)?;
+        let absolute = |path: &Path| fs::canonicalize(path).map_err(RuntimeError::file("find", path));
+        let layout =
+            Layout { state_dir: absolute(&config.state_dir)?, runtime_dir: absolute(&config.runtime_dir)? };
+        make_dir(&layout.tasks(), 0o700)?;
+        make_dir(&layout.task_states(), 0o711)?;
+        let volumes = VolumeStore::open(layout.volumes())?;
+        let cgroups = Cgroups::detect(&config.instance)?;
+        cgroups.supervisors().create()?;
+        let exe = config.exe.unwrap_or_else(|| "/proc/self/exe".into());
+        let template = Template::new(&layout, &exe)?;
+        let runtime =
+            Self { layout, instance: config.instance, volumes, cgroups, template, starting: Mutex::default() };
+        runtime.sweep()?;
+        Ok(runtime)
     }
 
     /// The named volumes.
@@ -44,199 +90,404 @@ impl Runtime {
         &self.volumes
     }
 
-    /// Starts a run and returns when its program runs. On failure nothing of the run is left.
-    pub fn start(&self, request: &StartRequest) -> Result<Started, StartError> {
-        Err(StartError::Spec { field: request.id.to_string(), why: "not yet".into() })
+    /// How this host arranges cgroups.
+    pub fn cgroup_mode(&self) -> &CgroupMode {
+        self.cgroups.mode()
     }
 
-    /// All runs that have a directory, oldest first. A run without a live supervisor and without an exit record is killed
-    /// here and recorded as failed for that reason.
+    /// Starts a run and returns when its program runs. On failure nothing of the run is left.
+    pub fn start(&self, request: &StartRequest) -> Result<Started, StartError> {
+        let id = &request.id;
+        if !id.is_valid() {
+            return Err(StartError::Spec { field: "task".into(), why: format!("{:?} is not a task name", id.task) });
+        }
+        if self.layout.run(id).0.exists() {
+            return Err(StartError::System { step: format!("start {id}"), why: "this run exists already".into() });
+        }
+        self.previous_runs_are_gone(id)?;
+        self.starting().insert(id.clone());
+        let result = self.launch(request);
+        let result = match result {
+            Ok(record) => Ok(started(&record)),
+            Err(error) => Err(self.undo(id, error)),
+        };
+        self.starting().remove(id);
+        result
+    }
+
+    fn starting(&self) -> std::sync::MutexGuard<'_, BTreeSet<RunId>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No run starts before the cgroup of the previous one is empty.
+    fn previous_runs_are_gone(&self, id: &RunId) -> Result<(), StartError> {
+        for other in self.cgroup_runs() {
+            if other.task == id.task
+                && !self.cgroups.run(&other).processes().map_err(supervise::system("look at the previous run"))?.is_empty()
+            {
+                return Err(StartError::PreviousRun(other.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    fn launch(&self, request: &StartRequest) -> Result<SupervisorRecord, StartError> {
+        let id = &request.id;
+        let run = self.layout.run(id);
+        let state = self.layout.run_state(id);
+        let make = |path: &Path, mode| make_dir(path, mode).map_err(supervise::system("make the run's directories"));
+        make(&run.0, 0o700)?;
+        make(&self.layout.task_state(&id.task), 0o711)?;
+        make(&self.layout.log(&id.task), 0o700)?;
+        make(&state.join("upper"), 0o755)?;
+        make(&state.join("work"), 0o700)?;
+        let launch = Launch {
+            version: FORMAT_VERSION,
+            layout: self.layout.clone(),
+            instance: self.instance.clone(),
+            template: self.template.namespace_path(),
+            request: request.clone(),
+        };
+        write_json(&run.request(), &launch).map_err(supervise::system("write the request"))?;
+        self.spawn_supervisor(&run)?
+    }
+
+    fn spawn_supervisor(&self, run: &RunDir) -> Result<Answer, StartError> {
+        let step = "start the supervisor";
+        let stderr = fs::File::create(run.stderr()).map_err(supervise::system(step))?;
+        let mut child = reexec::command(&self.template.exe(), supervise::MODE)
+            .arg(&run.0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .map_err(supervise::system(step))?;
+        let stdout = child.stdout.take();
+        // The first process forks and ends at once.
+        child.wait().map_err(supervise::system(step))?;
+        let mut text = Vec::new();
+        if let Some(stdout) = stdout {
+            read_until_closed(&OwnedFd::from(stdout), &mut text).map_err(supervise::system("hear of the supervisor"))?;
+        }
+        serde_json::from_slice(&text).map_err(|_| {
+            let said = fs::read_to_string(run.stderr()).unwrap_or_default();
+            let why = if said.is_empty() { "it ended without an answer".into() } else { said };
+            StartError::System { step: step.into(), why }
+        })
+    }
+
+    /// Removes what a failed start left.
+    fn undo(&self, id: &RunId, error: StartError) -> StartError {
+        match self.remove_run(id) {
+            Ok(()) => error,
+            Err(cleanup) => StartError::System { step: error.to_string(), why: chain(&cleanup) },
+        }
+    }
+
+    /// All runs that have a directory, by task and run. A run without a live supervisor and without an exit record is
+    /// killed here and recorded as failed for that reason.
     pub fn list(&self) -> Result<Vec<RunRecord>, RuntimeError> {
-        Err(RuntimeError::Host(self.config.instance.clone()))
+        let mut records = Vec::new();
+        for id in self.run_ids()? {
+            records.extend(self.inspect(&id)?);
+        }
+        Ok(records)
+    }
+
+    fn run_ids(&self) -> Result<Vec<RunId>, RuntimeError> {
+        let mut ids = Vec::new();
+        for task in names(&self.layout.tasks())? {
+            for run in names(&self.layout.tasks().join(&task))? {
+                ids.extend(run.parse().ok().map(|run| RunId::new(task.clone(), run)).filter(RunId::is_valid));
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Runs that have a cgroup.
+    fn cgroup_runs(&self) -> Vec<RunId> {
+        let parent = self.cgroups.parent();
+        let mut ids = BTreeSet::new();
+        for (_, dir) in parent.dirs() {
+            for name in names(dir).unwrap_or_default() {
+                let id = name.rsplit_once('.').and_then(|(task, run)| Some(RunId::new(task, run.parse().ok()?)));
+                ids.extend(id.filter(RunId::is_valid));
+            }
+        }
+        ids.into_iter().collect()
     }
 
     /// One run; `None` when there is no trace of it.
     pub fn inspect(&self, id: &RunId) -> Result<Option<RunRecord>, RuntimeError> {
-        Err(RuntimeError::NoRun(id.clone()))
+        let run = self.layout.run(id);
+        if !run.0.exists() {
+            return Ok(None);
+        }
+        // The exit record is looked at last again: a supervisor writes it and then ends.
+        let record: Option<SupervisorRecord> = read_json(&run.supervisor())?;
+        let stop_signal = record.as_ref().map_or(libc::SIGTERM, |record| record.stop_signal);
+        let state = match (read_exit(&run)?, &record) {
+            (Some(exit), _) => RunState::Exited(exit),
+            (None, Some(record)) if self.supervised(record) => match (record.started, record.init) {
+                (true, Some(init)) => {
+                    RunState::Running { init_pid: init.pid, supervisor_pid: record.supervisor.pid }
+                }
+                _ => RunState::Starting,
+            },
+            (None, None) if self.starting().contains(id) => RunState::Starting,
+            (None, _) => match read_exit(&run)? {
+                Some(exit) => RunState::Exited(exit),
+                None => RunState::Exited(self.lost(id, record.as_ref())?),
+            },
+        };
+        Ok(Some(RunRecord { id: id.clone(), state, stop_signal }))
     }
 
-    /// A pidfd that becomes readable when the run has ended and its record is written (or its supervisor is lost: ask
-    /// [`Runtime::exit`] then). `NotRunning` when that is so already.
+    fn supervised(&self, record: &SupervisorRecord) -> bool {
+        boot_id().is_ok_and(|boot| boot == record.boot_id) && record.supervisor.runs()
+    }
+
+    /// Kills what a lost supervisor left and records the end.
+    fn lost(&self, id: &RunId, record: Option<&SupervisorRecord>) -> Result<Exit, RuntimeError> {
+        let boot_id = boot_id().map_err(RuntimeError::file("read", "/proc/sys/kernel/random/boot_id"))?;
+        let error = match record {
+            None => "it was never started: the daemon ended before",
+            Some(record) if record.boot_id != boot_id => "the host was restarted",
+            Some(_) => "its supervisor was lost, so it was killed",
+        };
+        self.cgroups.run(id).kill()?;
+        let exit = Exit {
+            code: 137,
+            signal: Some(libc::SIGKILL),
+            oom: false,
+            peak_memory: None,
+            at: now(),
+            error: Some(error.into()),
+        };
+        let record = ExitRecord { version: FORMAT_VERSION, boot_id, exit: exit.clone(), dropped_frames: 0 };
+        let path = self.layout.run(id).exit();
+        write_json(&path, &record).map_err(RuntimeError::file("write", path))?;
+        Ok(exit)
+    }
+
+    /// A pidfd that becomes readable when the run has ended; then ask [`Runtime::exit`]. `NotRunning` when that is so
+    /// already.
     pub fn wait_fd(&self, id: &RunId) -> Result<OwnedFd, RuntimeError> {
-        Err(RuntimeError::NoRun(id.clone()))
+        let record = self.record(id)?;
+        self.open_process(record.supervisor)?.ok_or_else(|| RuntimeError::NotRunning(id.clone()))
+    }
+
+    fn open_process(&self, process: ProcessId) -> Result<Option<OwnedFd>, RuntimeError> {
+        process.open().map_err(|source| RuntimeError::Process { what: "open", pid: process.pid, source })
     }
 
     /// How the run ended; `None` while it runs.
     pub fn exit(&self, id: &RunId) -> Result<Option<Exit>, RuntimeError> {
-        Err(RuntimeError::NoRun(id.clone()))
+        match self.inspect(id)?.ok_or_else(|| RuntimeError::NoRun(id.clone()))?.state {
+            RunState::Exited(exit) => Ok(Some(exit)),
+            RunState::Starting | RunState::Running { .. } => Ok(None),
+        }
+    }
+
+    /// The supervisor's record of a run that has not ended.
+    fn record(&self, id: &RunId) -> Result<SupervisorRecord, RuntimeError> {
+        let run = self.layout.run(id);
+        if !run.0.exists() {
+            return Err(RuntimeError::NoRun(id.clone()));
+        }
+        let record: Option<SupervisorRecord> = read_json(&run.supervisor())?;
+        record
+            .filter(|record| !run.exit().exists() && self.supervised(record))
+            .ok_or_else(|| RuntimeError::NotRunning(id.clone()))
     }
 
     /// Sends a signal to the container's first process.
     pub fn signal(&self, id: &RunId, signal: i32) -> Result<(), RuntimeError> {
-        let _ = signal;
-        Err(RuntimeError::NoRun(id.clone()))
+        let init = self.record(id)?.init.ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
+        match init.signal(signal) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RuntimeError::NotRunning(id.clone())),
+            Err(source) => Err(RuntimeError::Process { what: "signal", pid: init.pid, source }),
+        }
     }
 
     /// Kills all processes of the run and returns when its cgroup is empty and its exit is recorded. Idempotent.
     pub fn kill(&self, id: &RunId) -> Result<(), RuntimeError> {
-        Err(RuntimeError::NoRun(id.clone()))
+        let run = self.layout.run(id);
+        let supervisor: Option<SupervisorRecord> = read_json(&run.supervisor())?;
+        if let Some(record) = supervisor.filter(|record| self.supervised(record)) {
+            let pid = record.supervisor.pid;
+            let fail = |source| RuntimeError::Process { what: "end", pid, source };
+            let pidfd = record.supervisor.open().map_err(fail)?;
+            if !record.started {
+                record.supervisor.signal(libc::SIGKILL).map_err(fail)?;
+            }
+            self.cgroups.run(id).kill()?;
+            if let Some(pidfd) = pidfd {
+                wait_readable(&pidfd, KEEPER_DEADLINE).map_err(fail)?;
+            }
+        }
+        self.cgroups.run(id).kill()?;
+        // Records the end when the supervisor could not.
+        self.inspect(id)?;
+        Ok(())
     }
 
     /// Removes what a run left: cgroup, writable layer, directories. Kills what still runs. Idempotent.
     pub fn remove_run(&self, id: &RunId) -> Result<(), RuntimeError> {
-        Err(RuntimeError::NoRun(id.clone()))
+        if !id.is_valid() {
+            return Err(RuntimeError::Name(id.task.clone()));
+        }
+        self.kill(id)?;
+        self.cgroups.run(id).remove()?;
+        remove_tree(&self.layout.run_state(id))?;
+        remove_tree(&self.layout.run(id).0)?;
+        // Stays while other runs of the task are there.
+        let _ = fs::remove_dir(self.layout.tasks().join(&id.task));
+        Ok(())
     }
 
     /// Removes all runs of a task and its anonymous volumes; its logs only when asked. Idempotent.
     pub fn remove_task(&self, task: &str, logs: bool) -> Result<(), RuntimeError> {
-        let _ = logs;
-        Err(RuntimeError::Name(task.into()))
+        if !RunId::new(task, 1).is_valid() {
+            return Err(RuntimeError::Name(task.into()));
+        }
+        let of_task = self.run_ids()?.into_iter().chain(self.cgroup_runs()).filter(|id| id.task == task);
+        for id in of_task.collect::<BTreeSet<_>>() {
+            self.remove_run(&id)?;
+        }
+        remove_tree(&self.layout.anonymous_volumes(task))?;
+        if logs {
+            remove_tree(&self.layout.task_state(task))?;
+        } else {
+            let _ = fs::remove_dir(self.layout.task_state(task));
+        }
+        Ok(())
+    }
+
+    /// Tasks that have a log or volumes on disk, also those without runs.
+    pub fn tasks_on_disk(&self) -> Result<Vec<String>, RuntimeError> {
+        names(&self.layout.task_states())
     }
 
     /// Runs a command in a container.
     pub fn exec(&self, id: &RunId, request: &ExecRequest) -> Result<ExecSession, ExecError> {
-        let _ = request;
-        Err(ExecError::NotRunning(id.to_string()))
+        self.record(id).map_err(|_| ExecError::NotRunning(id.to_string()))?;
+        exec::start(&self.template.exe(), &self.layout.run(id), request)
     }
 
-    /// The write end of the container's stdin or its terminal (read its output from the log).
+    /// The write end of the container's stdin, or its terminal (its output is in the log).
     pub fn attach_stdin(&self, id: &RunId) -> Result<OwnedFd, RuntimeError> {
-        Err(RuntimeError::NoStdin(id.clone()))
+        let record = self.record(id)?;
+        let fd = record.stdin_fd.ok_or_else(|| RuntimeError::NoStdin(id.clone()))?;
+        let pid = record.supervisor.pid;
+        let fail = |source| RuntimeError::Process { what: "take a descriptor of", pid, source };
+        let pidfd = record.supervisor.open().map_err(fail)?.ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
+        rustix::process::pidfd_getfd(&pidfd, fd, rustix::process::PidfdGetfdFlags::empty())
+            .map_err(|error| fail(error.into()))
     }
 
     /// Sets the size of the container's terminal.
     pub fn resize(&self, id: &RunId, columns: u16, rows: u16) -> Result<(), RuntimeError> {
-        let _ = (columns, rows);
-        Err(RuntimeError::NoStdin(id.clone()))
+        let record = self.record(id)?;
+        if !record.tty {
+            return Err(RuntimeError::NoStdin(id.clone()));
+        }
+        let pid = record.supervisor.pid;
+        exec::set_size(&self.attach_stdin(id)?, columns, rows)
+            .map_err(|source| RuntimeError::Process { what: "resize the terminal of", pid, source })
     }
 
     /// A reader of the run's cgroup on kept descriptors.
     pub fn sampler(&self, id: &RunId) -> Result<CgroupSampler, RuntimeError> {
-        Err(RuntimeError::NoRun(id.clone()))
+        CgroupSampler::open(&self.cgroups.run(id))
     }
 
     /// The task's log, of all its runs, also of dead ones.
     pub fn logs(&self, task: &str, query: LogQuery) -> Result<LogReader, RuntimeError> {
-        let _ = query;
-        Err(RuntimeError::Name(task.into()))
+        if !RunId::new(task, 1).is_valid() {
+            return Err(RuntimeError::Name(task.into()));
+        }
+        LogReader::open(&self.layout.log(task), query)
+    }
+
+    /// Removes runs of which only a cgroup or a writable layer is left: the runtime directory did not outlive a reboot.
+    fn sweep(&self) -> Result<(), RuntimeError> {
+        for id in self.cgroup_runs() {
+            if !self.layout.run(&id).0.exists() {
+                self.remove_run(&id)?;
+            }
+        }
+        for task in names(&self.layout.task_states())? {
+            for run in names(&self.layout.task_state(&task))? {
+                let Ok(run) = run.parse() else { continue };
+                let id = RunId::new(task.clone(), run);
+                if !self.layout.run(&id).0.exists() {
+                    remove_tree(&self.layout.run_state(&id))?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-pub use stubs::*;
-
-#[allow(missing_docs)]
-mod stubs {
-    use super::*;
-    use carrack_api::Usage;
-    use std::os::fd::BorrowedFd;
-
-    /// A command that runs in a container. Dropping it kills the command.
-    #[derive(Debug)]
-    pub struct ExecSession {
-        /// Write end of its stdin (a pipe); `None` with a terminal or when stdin was not asked for.
-        pub stdin: Option<OwnedFd>,
-        /// Read end of its stdout; `None` with a terminal.
-        pub stdout: Option<OwnedFd>,
-        /// Read end of its stderr; `None` with a terminal.
-        pub stderr: Option<OwnedFd>,
-        /// Master of its terminal, for reading and writing.
-        pub pty: Option<OwnedFd>,
+fn started(record: &SupervisorRecord) -> Started {
+    Started {
+        init_pid: record.init.map_or(0, |init| init.pid),
+        supervisor_pid: record.supervisor.pid,
+        stop_signal: record.stop_signal,
+        warnings: record.warnings.clone(),
     }
+}
 
-    impl ExecSession {
-        /// Process id of the command as the host sees it.
-        pub fn pid(&self) -> u32 {
-            0
+fn read_exit(run: &RunDir) -> Result<Option<Exit>, RuntimeError> {
+    Ok(read_json::<ExitRecord>(&run.exit())?.map(|record| record.exit))
+}
+
+/// Names in a directory; none when it is not there.
+fn names(dir: &Path) -> Result<Vec<String>, RuntimeError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
         }
-        /// Readable when the command has ended (for `AsyncFd`).
-        pub fn exit_fd(&self) -> BorrowedFd<'_> {
-            unimplemented!()
-        }
-        /// The exit code (128 + signal) when it has ended; does not block.
-        pub fn try_exit(&mut self) -> Option<i32> {
-            None
-        }
-        /// Blocks until it ends.
-        pub fn wait(&mut self) -> Result<i32, RuntimeError> {
-            unimplemented!()
-        }
-        /// Sets the size of its terminal.
-        pub fn resize(&self, columns: u16, rows: u16) -> Result<(), RuntimeError> {
-            let _ = (columns, rows);
-            unimplemented!()
-        }
-        /// Sends it a signal.
-        pub fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
-            let _ = signal;
-            unimplemented!()
-        }
-        /// Kills it with all processes of its session.
-        pub fn kill(&self) -> Result<(), RuntimeError> {
-            unimplemented!()
+        Err(error) => return Err(RuntimeError::file("read", dir)(error)),
+    };
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Reads to the end of file, at most for [`START_DEADLINE`].
+fn read_until_closed(fd: &OwnedFd, text: &mut Vec<u8>) -> io::Result<()> {
+    let deadline = Instant::now() + START_DEADLINE;
+    let mut file = fs::File::from(fd.try_clone()?).take(ANSWER_MAX_BYTES);
+    let mut buffer = [0; 4096];
+    loop {
+        wait_readable(fd, deadline.saturating_duration_since(Instant::now()))?;
+        match file.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => text.extend_from_slice(&buffer[..length]),
         }
     }
+}
 
-    /// A reader of one run's cgroup.
-    #[derive(Debug)]
-    pub struct CgroupSampler {}
-    impl CgroupSampler {
-        /// One sample; about a microsecond.
-        pub fn sample(&mut self) -> Result<Usage, RuntimeError> {
-            unimplemented!()
-        }
-    }
-
-    /// What part of a log is wanted.
-    #[derive(Debug, Clone, Default)]
-    pub struct LogQuery {
-        /// Only the last lines; `None` means all.
-        pub tail: Option<usize>,
-        /// Nothing older (nanoseconds since the epoch).
-        pub since_ns: Option<u64>,
-        /// One stream; `None` means both.
-        pub stream: Option<LogStream>,
-        /// Only this run.
-        pub run: Option<u32>,
-        /// [`LogReader`] does not end at the end of what is written.
-        pub follow: bool,
-    }
-
-    /// Where a line came from.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum LogStream {
-        Stdout,
-        Stderr,
-        /// Notes of the supervisor, for example of dropped output.
-        Supervisor,
-    }
-
-    /// One line without its end.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct LogLine {
-        pub run: u32,
-        pub stream: LogStream,
-        /// Nanoseconds since the epoch.
-        pub time_ns: u64,
-        pub text: Vec<u8>,
-    }
-
-    /// Reads a log. Never blocks: `next_lines` returns what is there; with `follow`, wait for `as_fd` to become readable.
-    #[derive(Debug)]
-    pub struct LogReader {}
-    impl LogReader {
-        /// Up to `max` further lines; empty means: nothing more now (with `follow`) or ever (without).
-        pub fn next_lines(&mut self, max: usize) -> Result<Vec<LogLine>, RuntimeError> {
-            let _ = max;
-            unimplemented!()
-        }
-        /// An inotify descriptor that becomes readable when there may be more lines; `next_lines` clears it.
-        pub fn fd(&self) -> BorrowedFd<'_> {
-            unimplemented!()
-        }
-        /// Blocks until there may be more lines or the time is over; false on time-out.
-        pub fn wait(&self, timeout: std::time::Duration) -> Result<bool, RuntimeError> {
-            let _ = timeout;
-            unimplemented!()
+/// Waits until a descriptor is readable; an error after the time.
+pub(crate) fn wait_readable(fd: &OwnedFd, timeout: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = rustix::time::Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -1,0 +1,227 @@
+//! The supervisor process, first half: from a request to a running container. See `docs/supervisor.md`.
+//!
+//! ```text
+//! daemon --spawn--> __supervise --fork--> (first process exits: the daemon has nothing to reap)
+//!                       |  own session and cgroup, template mount namespace, overlay, bundle
+//!                       |  libcontainer create + start; the program runs
+//!                       |  report to the daemon over stdout
+//!                       '--execve--> __keep (same pid, same child, same pipes): `keep`
+//! ```
+//!
+//! On failure everything made here is undone, and a [`StartError`] is the report. Owns no decision.
+
+mod create;
+mod facts;
+mod mounts;
+mod rootfs;
+
+pub(crate) use create::{CONTAINER_ID, ProgramExecutor, Started, Stdio, dev_null, read_seccomp, receive_terminal};
+
+pub(crate) use facts::own_capabilities;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{self, Bundle};
+use crate::cgroup::Cgroups;
+use crate::child;
+use crate::error::{StartError, chain};
+use crate::keep::KeepState;
+use crate::process::{ProcessId, boot_id};
+use crate::record::{FORMAT_VERSION, Layout, RunDir, SupervisorRecord, read_json, write_json};
+use crate::request::StartRequest;
+use crate::{seccomp, template};
+
+/// The mode's name on the command line; the argument is the run's directory.
+pub(crate) const MODE: &str = "__supervise";
+
+/// `request.json`: what the daemon gives a supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    pub(crate) version: u32,
+    pub(crate) layout: Layout,
+    pub(crate) instance: String,
+    /// Where the template namespace can be opened.
+    pub(crate) template: PathBuf,
+    pub(crate) request: StartRequest,
+}
+
+/// The answer over stdout.
+pub(crate) type Answer = Result<SupervisorRecord, StartError>;
+
+/// Runs the mode.
+pub(crate) fn main(arguments: &[String]) -> ! {
+    match child::fork() {
+        Ok(None) => {}
+        Ok(Some(_)) => child::exit_now(0),
+        Err(error) => fail(system("fork")(error)),
+    }
+    let Some(run) = arguments.first().map(|path| RunDir(path.into())) else {
+        fail(StartError::System { step: "read the arguments".into(), why: "no directory given".into() })
+    };
+    match Supervisor::begin(run).and_then(Supervisor::start) {
+        Ok(never) => match never {},
+        Err(error) => fail(error),
+    }
+}
+
+fn fail(error: StartError) -> ! {
+    let answer: Answer = Err(error);
+    send(&answer);
+    child::exit_now(1)
+}
+
+fn send(answer: &Answer) {
+    // The daemon may be gone; adoption finds the truth in the files.
+    if let Ok(text) = serde_json::to_vec(answer) {
+        let _ = std::io::stdout().write_all(&text).and_then(|()| std::io::stdout().flush());
+    }
+}
+
+pub(crate) fn system<E: std::error::Error>(step: &str) -> impl FnOnce(E) -> StartError {
+    let step = step.to_owned();
+    move |error| StartError::System { step, why: chain(&error) }
+}
+
+/// A type without values.
+enum Never {}
+
+struct Supervisor {
+    run: RunDir,
+    launch: Launch,
+    cgroups: Cgroups,
+    record: SupervisorRecord,
+}
+
+impl Supervisor {
+    /// Detaches from the daemon and says who we are.
+    fn begin(run: RunDir) -> Result<Self, StartError> {
+        let launch: Launch = read_json(&run.request())
+            .map_err(system("read the request"))?
+            .filter(|launch: &Launch| launch.version == FORMAT_VERSION)
+            .ok_or_else(|| StartError::System { step: "read the request".into(), why: "no request of ours".into() })?;
+        rustix::process::setsid().map_err(system("start a session"))?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(system("become subreaper"))?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        child::ignore_signals(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE]);
+        let cgroups = Cgroups::detect(&launch.instance).map_err(system("look at the cgroups"))?;
+        let own = cgroups.supervisors();
+        own.create().and_then(|()| own.join()).map_err(system("enter the supervisors' cgroup"))?;
+        let record = SupervisorRecord {
+            version: FORMAT_VERSION,
+            boot_id: boot_id().map_err(system("read the boot id"))?,
+            supervisor: ProcessId::own().map_err(system("look at the own process"))?,
+            init: None,
+            started: false,
+            stop_signal: libc::SIGTERM,
+            cgroup: cgroups.run(&launch.request.id).path().to_owned(),
+            stdin_fd: None,
+            tty: launch.request.spec.tty,
+            warnings: Vec::new(),
+        };
+        write_json(&run.supervisor(), &record).map_err(system("write the supervisor's record"))?;
+        Ok(Self { run, launch, cgroups, record })
+    }
+
+    /// Starts the container and becomes its keeper.
+    fn start(self) -> Result<Never, StartError> {
+        let cgroup = self.cgroups.run(&self.launch.request.id);
+        let result = self.start_container();
+        // Only reached on failure. The daemon removes the directories; processes and cgroup are ours.
+        let error = match result {
+            Ok(never) => return Ok(never),
+            Err(error) => error,
+        };
+        match cgroup.kill().and_then(|()| cgroup.remove()) {
+            Ok(()) => Err(error),
+            Err(cleanup) => Err(StartError::System { step: error.to_string(), why: chain(&cleanup) }),
+        }
+    }
+
+    fn start_container(mut self) -> Result<Never, StartError> {
+        let request = &self.launch.request;
+        let locks = lock_layers(&request.lowerdirs)?;
+        let own_exe = File::open("/proc/self/exe").map_err(system("open the own binary"))?;
+        let netns = facts::open_netns(&request.network)?;
+        let sources = mounts::open_sources(&self.launch)?;
+        let layers = mounts::open_layers(&request.lowerdirs)?;
+        let host = facts::host(request.spec.security.privileged).map_err(system("look at the host"))?;
+        let devices = facts::devices(&request.spec.devices)?;
+        let host_hosts = facts::host_hosts(&request.network);
+        template::enter(&self.launch.template).map_err(system("enter the mount namespace"))?;
+
+        let cgroup = self.cgroups.run(&request.id);
+        cgroup.create().map_err(system("make the cgroup"))?;
+        let prepared = rootfs::prepare(rootfs::Parts {
+            launch: &self.launch,
+            run: &self.run,
+            cgroup: &cgroup,
+            layers,
+            sources,
+            netns: netns.as_ref(),
+            devices,
+            host_hosts,
+        })?;
+        let bundle = bundle::build(request, &prepared, &host)?;
+        let program = self.write_bundle(&bundle)?;
+        self.record.stop_signal = bundle.stop_signal;
+        self.record.warnings = bundle.warnings.clone();
+        let container = create::create(&self.run, request, &bundle, program, own_exe)?;
+        self.record.init = Some(container.init);
+        self.record.stdin_fd = container.stdio.stdin_fd();
+        write_json(&self.run.supervisor(), &self.record).map_err(system("write the supervisor's record"))?;
+        let log = rustix::fs::open(
+            self.launch.layout.log(&request.id.task),
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(system("open the log"))?;
+        let started = container.start()?;
+        self.record.started = true;
+        write_json(&self.run.supervisor(), &self.record).map_err(system("write the supervisor's record"))?;
+        let keep = KeepState::new(&self.run, request, started, log, &cgroup).map_err(system("hand over to the keeper"))?;
+        drop(netns);
+        for lock in locks {
+            child::leave_open(lock).map_err(system("keep the layers locked"))?;
+        }
+        send(&Ok(self.record.clone()));
+        keep.execute();
+        // The program runs and nobody would keep it: end it.
+        Err(StartError::System { step: "become the keeper".into(), why: std::io::Error::last_os_error().to_string() })
+    }
+
+    fn write_bundle(&self, bundle: &Bundle) -> Result<Option<Vec<seccomp::Instruction>>, StartError> {
+        let dir = self.run.bundle();
+        std::fs::create_dir_all(&dir).map_err(system("make the bundle"))?;
+        bundle.spec.save(dir.join("config.json")).map_err(system("write the bundle"))?;
+        let program = bundle.seccomp.then(|| seccomp::compile(&seccomp::profile(&bundle.capabilities)));
+        if let Some(program) = &program {
+            std::fs::write(self.run.seccomp(), seccomp::to_bytes(program)).map_err(system("write the seccomp filter"))?;
+        }
+        Ok(program)
+    }
+}
+
+/// Shared locks on the layers, held as long as the container runs: the image store removes no locked layer.
+fn lock_layers(layers: &[PathBuf]) -> Result<Vec<OwnedFd>, StartError> {
+    let lock = |path: &PathBuf| {
+        let dir = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        flock(&dir, FlockOperation::NonBlockingLockShared)?;
+        Ok(dir)
+    };
+    let fail = |path: &Path, error: rustix::io::Errno| StartError::System {
+        step: format!("lock the image layer {}", path.display()),
+        why: error.to_string(),
+    };
+    layers.iter().map(|path| lock(path).map_err(|error| fail(path, error))).collect()
+}
+
+/// The path of a descriptor for libraries that take paths.
+pub(crate) fn fd_path(fd: &impl AsRawFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
+}

@@ -1,0 +1,206 @@
+//! Sources of mounts: opened in the host's mount namespace, attached in ours.
+//!
+//! A source is a detached mount (`open_tree`), so what is checked is what is mounted, and a network file system that hangs
+//! does so in this process and not in the daemon.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use carrack_api::{Mount, MountSource};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+
+use super::Launch;
+use crate::bundle::{MountKind, ReadyMount};
+use crate::error::StartError;
+use crate::in_root;
+use crate::request::RunId;
+use crate::template::PRIVATE;
+use crate::volume::{VolumeStore, fill};
+
+/// Largest number of mounts in one container.
+const MOUNTS_MAX: usize = 1024;
+
+/// One mount of the spec on its way.
+pub(super) struct Source {
+    pub(super) mount: Mount,
+    kind: Kind,
+}
+
+enum Kind {
+    Tree(OwnedFd),
+    Volume { path: PathBuf, fill: bool, subpath: Option<String> },
+    Tmpfs,
+}
+
+/// Opens all sources. Image volumes and anonymous ones become directories of the task.
+pub(super) fn open_sources(launch: &Launch) -> Result<Vec<Source>, StartError> {
+    let request = &launch.request;
+    let mut wanted = request.spec.mounts.clone();
+    for target in &request.image.volumes {
+        if !wanted.iter().any(|mount| same_target(&mount.target, target)) {
+            let mount = Mount { target: target.clone(), source: MountSource::Anonymous, read_only: false };
+            wanted.push(mount);
+        }
+    }
+    if wanted.len() > MOUNTS_MAX {
+        return Err(StartError::Spec { field: "mounts".into(), why: format!("more than {MOUNTS_MAX}") });
+    }
+    wanted.into_iter().map(|mount| open_source(launch, mount)).collect()
+}
+
+fn same_target(a: &str, b: &str) -> bool {
+    let parts = |path: &str| path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+    parts(a) == parts(b)
+}
+
+fn open_source(launch: &Launch, mount: Mount) -> Result<Source, StartError> {
+    let fail = |why: String| StartError::Mount { target: mount.target.clone(), why };
+    if !mount.target.starts_with('/') || mount.target.split('/').any(|part| part == "..") {
+        return Err(fail("the target must be an absolute path without `..`".into()));
+    }
+    let kind = match &mount.source {
+        MountSource::Tmpfs { .. } => Kind::Tmpfs,
+        MountSource::Bind { path, create, .. } => Kind::Tree(bind(launch, path, *create).map_err(fail)?),
+        MountSource::Anonymous => {
+            let path = anonymous_path(launch, &mount.target);
+            fs::create_dir_all(&path).map_err(|error| fail(error.to_string()))?;
+            Kind::Volume { path, fill: true, subpath: None }
+        }
+        MountSource::Volume { name, nocopy, subpath } => {
+            let store = VolumeStore::open(launch.layout.volumes()).map_err(|error| fail(error.to_string()))?;
+            let path = store.create(name).map_err(|error| fail(error.to_string()))?;
+            named(path, !nocopy, subpath.clone()).map_err(fail)?
+        }
+    };
+    Ok(Source { mount, kind })
+}
+
+/// A volume that something is mounted on is taken as it is; others are reached in our own namespace after they are filled.
+fn named(path: PathBuf, fill: bool, subpath: Option<String>) -> Result<Kind, String> {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).map_err(|error| error.to_string());
+    let mounted = device(&path)? != device(path.parent().unwrap_or(&path))?;
+    if mounted { below(&path, subpath.as_deref()).map(Kind::Tree) } else { Ok(Kind::Volume { path, fill, subpath }) }
+}
+
+/// Anonymous volumes belong to the task and are named after their target.
+fn anonymous_path(launch: &Launch, target: &str) -> PathBuf {
+    let id: &RunId = &launch.request.id;
+    let name: String = target
+        .bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("_{byte:02x}") })
+        .collect();
+    launch.layout.anonymous_volumes(&id.task).join(name)
+}
+
+fn bind(launch: &Launch, path: &str, create: bool) -> Result<OwnedFd, String> {
+    if !path.starts_with('/') {
+        return Err(format!("the path {path:?} is not absolute"));
+    }
+    let found = match fs::canonicalize(path) {
+        Ok(found) => found,
+        Err(error) if create && error.kind() == std::io::ErrorKind::NotFound => {
+            fs::create_dir_all(path).map_err(|error| format!("cannot make {path:?}: {error}"))?;
+            fs::canonicalize(path).map_err(|error| format!("{path:?}: {error}"))?
+        }
+        Err(error) => return Err(format!("{path:?}: {error}")),
+    };
+    for own in [&launch.layout.runtime_dir, &launch.layout.state_dir] {
+        let own = fs::canonicalize(own).map_err(|error| format!("{}: {error}", own.display()))?;
+        if found.starts_with(&own) {
+            return Err(format!("{path:?} is inside {}, which belongs to Carrack", own.display()));
+        }
+    }
+    clone_tree(&found)
+}
+
+fn clone_tree(path: &Path) -> Result<OwnedFd, String> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    rustix::mount::open_tree(CWD, path, flags).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// A directory or file inside a volume; symlinks cannot lead out of it.
+fn below(volume: &Path, subpath: Option<&str>) -> Result<OwnedFd, String> {
+    let Some(subpath) = subpath.filter(|path| !path.is_empty()) else { return clone_tree(volume) };
+    let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| format!("{}: {error}", volume.display()))?;
+    let found = in_root::open(&root, subpath, OFlags::PATH).map_err(|error| format!("subpath {subpath:?}: {error}"))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(&found, "", flags).map_err(|error| format!("subpath {subpath:?}: {error}"))
+}
+
+/// Detached mounts of the image's layers.
+pub(super) fn open_layers(layers: &[PathBuf]) -> Result<Vec<OwnedFd>, StartError> {
+    if layers.is_empty() {
+        return Err(StartError::Spec { field: "image".into(), why: "has no layers".into() });
+    }
+    let open = |path: &PathBuf| {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        rustix::mount::open_tree(CWD, path, flags).map_err(|error| StartError::System {
+            step: format!("open the image layer {}", path.display()),
+            why: error.to_string(),
+        })
+    };
+    layers.iter().map(open).collect()
+}
+
+/// Puts a detached mount at a path of our namespace; makes the path.
+pub(super) fn attach(tree: &OwnedFd, at: &Path) -> std::io::Result<()> {
+    let stat = rustix::fs::fstat(tree)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+        fs::create_dir_all(at)?;
+    } else {
+        if let Some(parent) = at.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::File::create(at)?;
+    }
+    rustix::mount::move_mount(tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(Into::into)
+}
+
+/// Fills volumes, attaches sources and says what the bundle is to mount. Runs in our own namespace.
+pub(super) fn ready(sources: Vec<Source>, rootfs: &OwnedFd) -> Result<Vec<ReadyMount>, StartError> {
+    let mut ready = Vec::new();
+    for (index, source) in sources.into_iter().enumerate() {
+        let at = Path::new(PRIVATE).join("mounts").join(index.to_string());
+        let target = source.mount.target.clone();
+        let kind = ready_one(source.kind, &source.mount, rootfs, at)
+            .map_err(|why| StartError::Mount { target: target.clone(), why })?;
+        ready.push(ReadyMount { target, kind, read_only: source.mount.read_only });
+    }
+    Ok(ready)
+}
+
+fn ready_one(kind: Kind, mount: &Mount, rootfs: &OwnedFd, at: PathBuf) -> Result<MountKind, String> {
+    let tree = match kind {
+        Kind::Tmpfs => {
+            let MountSource::Tmpfs { size, mode } = mount.source else { return Err("is no tmpfs".into()) };
+            return Ok(MountKind::Tmpfs { size: size.map(|size| size.0), mode: mode.unwrap_or(0o1777) });
+        }
+        Kind::Tree(tree) => tree,
+        Kind::Volume { path, fill: wanted, subpath } => {
+            if wanted {
+                fill(&path, rootfs, &mount.target).map_err(|error| format!("cannot copy the image's content: {error}"))?;
+            }
+            below(&path, subpath.as_deref())?
+        }
+    };
+    attach(&tree, &at).map_err(|error| error.to_string())?;
+    let propagation = match &mount.source {
+        MountSource::Bind { propagation, .. } => propagation.clone(),
+        MountSource::Volume { .. } | MountSource::Anonymous | MountSource::Tmpfs { .. } => String::new(),
+    };
+    Ok(MountKind::Bind { source: at, propagation })
+}
+
+/// The root directory of a mounted root filesystem.
+pub(super) fn open_root(path: &Path) -> std::io::Result<OwnedFd> {
+    let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    debug_assert!(rustix::fs::fstat(root.as_fd()).is_ok());
+    Ok(root)
+}
