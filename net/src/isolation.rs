@@ -1,7 +1,7 @@
 //! Isolation groups become classes.
 //!
 //! Each distinct set of groups is one class; two classes may talk if their sets share a group. The kernel then needs
-//! one map `address -> class` and one set of allowed pairs, whatever the number of networks. Pure.
+//! one map `address -> class` and one set `address . class that it may reach`, whatever the number of networks. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

@@ -9,6 +9,7 @@ pub mod conntrack;
 mod container;
 pub mod dataplane;
 pub mod dns;
+pub mod doctor;
 pub mod error;
 pub mod ipnet;
 pub mod isolation;

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -125,6 +125,19 @@ impl Links {
         ];
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.request(&format!("create link {}", new.name), flags, RouteNetlinkMessage::NewLink(host))
+    }
+
+    /// Makes a VXLAN link, to find out whether the kernel can.
+    pub(crate) fn create_vxlan(&mut self, name: &str) -> Result<(), NetError> {
+        const ANY_ID: u32 = 1;
+        let mut link = LinkMessage::default();
+        let id = LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Id(ANY_ID)]));
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), id]),
+        ];
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.request(&format!("create link {name}"), flags, RouteNetlinkMessage::NewLink(link))
     }
 
     /// Sets the alias and brings a link up.

@@ -12,8 +12,8 @@ use crate::isolation::isolation;
 use crate::model::{DNS_ADDRESS, Endpoint, EndpointKey, Wanted};
 use crate::nft::dump::TableState;
 use crate::nft::sets::{
-    Datum, Elements, Key, SetId, SizeClass, address_key, address_value, class_value, classes_key, pair_key,
-    port_key, port_slot_key, slot_key, target_value,
+    Datum, Elements, Key, SetId, SizeClass, address_key, address_value, class_value, pair_key, port_key,
+    port_slot_key, reach_key, slot_key, target_value,
 };
 use crate::nft::skeleton::Layout;
 use crate::present::{Hop, Kernel, Link, Route, container_mac, host_mac, link_alias, link_name};
@@ -118,9 +118,9 @@ fn elements(wanted: &Wanted, present: &Elements) -> Elements {
     let isolation = isolation(&tables.members, &tables.internal);
     for (address, class) in isolation.classes {
         put(SetId::Classes, address_key(address), class_value(class));
-    }
-    for (from, to) in isolation.allowed {
-        put(SetId::Allowed, classes_key(from, to), Datum::Nothing);
+        for (_, to) in isolation.allowed.range((class, u32::MIN)..=(class, u32::MAX)) {
+            put(SetId::Reach, reach_key(address, *to), Datum::Nothing);
+        }
     }
     for address in local {
         put(SetId::Hairpin, pair_key(address, address), Datum::Nothing);

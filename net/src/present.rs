@@ -9,8 +9,8 @@ use std::net::Ipv4Addr;
 
 use crate::ipnet::Ipv4Net;
 use crate::model::{EndpointKey, LINK_PREFIX};
-use crate::nft::dump::TableState;
-use crate::nft::foreign::Foreign;
+pub use crate::nft::dump::TableState;
+pub use crate::nft::foreign::{Accepts, Foreign, ForeignRule};
 use crate::nft::sets::Elements;
 
 /// Label of our addresses on the loopback link.

@@ -112,6 +112,11 @@ pub(crate) fn destination(to: u32) -> Exprs {
     payload(to, Base::Network, 16, 4)
 }
 
+/// IPv4 source and destination address into a register and the next.
+pub(crate) fn source_and_destination(to: u32) -> Exprs {
+    payload(to, Base::Network, 12, 8)
+}
+
 /// Destination port of TCP or UDP into a register.
 pub(crate) fn destination_port(to: u32) -> Exprs {
     payload(to, Base::Transport, 2, 2)

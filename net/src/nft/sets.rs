@@ -61,8 +61,8 @@ pub enum SetId {
     Published,
     /// Task address -> isolation class.
     Classes,
-    /// class . class (or outside).
-    Allowed,
+    /// Task address . class (or outside) that it may reach.
+    Reach,
     /// address . the same address, of each endpoint wired here.
     Hairpin,
     /// First addresses of the node's blocks.
@@ -95,7 +95,7 @@ impl SetId {
             Self::Ports,
             Self::Published,
             Self::Classes,
-            Self::Allowed,
+            Self::Reach,
             Self::Hairpin,
             Self::Blocks,
         ];
@@ -112,7 +112,7 @@ impl SetId {
             Self::PortSlots(class) => format!("port_slots_{}", class.slots()),
             Self::Published => "published".to_owned(),
             Self::Classes => "classes".to_owned(),
-            Self::Allowed => "allowed".to_owned(),
+            Self::Reach => "reach".to_owned(),
             Self::Hairpin => "hairpin".to_owned(),
             Self::Blocks => "blocks".to_owned(),
         }
@@ -125,7 +125,7 @@ impl SetId {
             Self::Slots(_) => &[TYPE_ADDRESS, TYPE_NUMBER],
             Self::Ports | Self::Published => &[TYPE_ADDRESS, TYPE_PROTOCOL, TYPE_PORT],
             Self::PortSlots(_) => &[TYPE_ADDRESS, TYPE_PROTOCOL, TYPE_PORT, TYPE_NUMBER],
-            Self::Allowed => &[TYPE_NUMBER, TYPE_NUMBER],
+            Self::Reach => &[TYPE_ADDRESS, TYPE_NUMBER],
             Self::Hairpin => &[TYPE_ADDRESS, TYPE_ADDRESS],
         }
     }
@@ -138,7 +138,7 @@ impl SetId {
                 DataShape::Value { kind: concatenated(&[TYPE_ADDRESS, TYPE_PORT]), length: 8 }
             }
             Self::Classes => DataShape::Value { kind: TYPE_NUMBER, length: 4 },
-            Self::Published | Self::Allowed | Self::Hairpin | Self::Blocks => DataShape::Nothing,
+            Self::Published | Self::Reach | Self::Hairpin | Self::Blocks => DataShape::Nothing,
         }
     }
 
@@ -197,9 +197,9 @@ pub fn port_slot_key(key: PortKey, slot: u32) -> Key {
     fields([address, [key.protocol.number(), 0, 0, 0], [high, low, 0, 0], slot.to_ne_bytes()])
 }
 
-/// A key of two classes.
-pub fn classes_key(from: u32, to: u32) -> Key {
-    fields([from.to_ne_bytes(), to.to_ne_bytes(), [0; 4], [0; 4]])
+/// A key of an address and a class.
+pub fn reach_key(from: Ipv4Addr, to: u32) -> Key {
+    fields([from.octets(), to.to_ne_bytes(), [0; 4], [0; 4]])
 }
 
 /// The value that is an address.
@@ -223,8 +223,6 @@ pub fn class_value(class: u32) -> Datum {
 /// A key in words, for plans.
 pub fn describe_key(set: SetId, key: &Key) -> String {
     let address = Ipv4Addr::new(key[0], key[1], key[2], key[3]);
-    let number =
-        |from: usize| key.get(from..from + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes);
     let port = || {
         let host_ip = Some(address).filter(|address| !address.is_unspecified());
         let protocol = Protocol::from_number(key[4]).map_or_else(|| key[4].to_string(), |p| p.to_string());
@@ -235,7 +233,7 @@ pub fn describe_key(set: SetId, key: &Key) -> String {
         SetId::Services | SetId::Slots(_) => format!("VIP {address}"),
         SetId::Ports | SetId::PortSlots(_) | SetId::Published => format!("port {}", port()),
         SetId::Classes => format!("member {address}"),
-        SetId::Allowed => format!("classes {} -> {}", number(0), number(4)),
+        SetId::Reach => format!("reach of {address}"),
         SetId::Hairpin => format!("hairpin {address}"),
         SetId::Blocks => format!("block {address}"),
     }
@@ -278,6 +276,6 @@ mod tests {
             describe_key(SetId::PortSlots(SizeClass::S16), &port_slot_key(key, 3)),
             "port 127.0.0.1:8080/tcp"
         );
-        assert_eq!(describe_key(SetId::Allowed, &classes_key(1, 2)), "classes 1 -> 2");
+        assert_eq!(describe_key(SetId::Reach, &reach_key(Ipv4Addr::LOCALHOST, 2)), "reach of 127.0.0.1");
     }
 }

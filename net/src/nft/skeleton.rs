@@ -19,9 +19,10 @@ use crate::ipnet::{BLOCK_PREFIX, Ipv4Net};
 use crate::model::{DNS_ADDRESS, LINK_PREFIX};
 use crate::nft::expr::{
     ADMIN_PROHIBITED, Exprs, HOST_UNREACHABLE, LinkName, PORT_UNREACHABLE, STATE_ESTABLISHED_OR_RELATED,
-    STATE_NEW, Verdict, and, connection_state, destination, destination_is_local, destination_port, dnat,
-    from_map, immediate, in_net, in_set, is_address, is_dnat, is_protocol, link, masquerade,
-    original_destination, protocol, random, reject, reset, snat, source, verdict, verdict_map,
+    STATE_NEW, Verdict, and, compare, connection_state, destination, destination_is_local, destination_port,
+    dnat, from_map, immediate, in_net, in_set, is_address, is_dnat, is_protocol, link, masquerade,
+    original_destination, protocol, random, reject, reset, snat, source, source_and_destination, verdict,
+    verdict_map,
 };
 use crate::nft::sets::{SetId, SizeClass};
 
@@ -241,9 +242,12 @@ fn gone(layout: Layout) -> Vec<Rule> {
     rules
 }
 
+/// TCP to a VIP without endpoints goes out by lo and meets the guard, whose reset reaches the client. An ICMP error
+/// would not find back from there; this way `send` itself fails.
 fn output_guard(layout: Layout) -> Vec<Rule> {
-    let vip = destination(0).then(in_net(true, layout.vips));
-    refuse("VIP without endpoints", &vip, PORT_UNREACHABLE).to_vec()
+    let other =
+        destination(0).then(in_net(true, layout.vips)).then(protocol(0)).then(compare(0, false, &[TCP]));
+    vec![rule("VIP without endpoints", other.then(reject(PORT_UNREACHABLE)))]
 }
 
 fn input() -> Vec<Rule> {
@@ -268,21 +272,24 @@ fn input() -> Vec<Rule> {
     rules
 }
 
+/// The key of @reach is (source address . class of the destination). `nft` (1.0.6) aborts when it lists a rule that
+/// uses what came out of a map as (a part of) a key. So the key is loaded as 8 bytes of header first, and its second
+/// half is then overwritten, which `nft` does not notice: it prints the rule as `@nh,96,64 @reach`.
 fn forward(layout: Layout) -> Vec<Rule> {
-    let classes = SetId::Classes.name();
-    let allowed = SetId::Allowed.name();
+    let reach = SetId::Reach.name();
     let accept = || verdict(Verdict::Accept);
-    let from_class = source(0).then(from_map(&classes, 0, 4));
     let published = is_dnat(true).then(original_destination(0)).then(in_net(false, layout.vips));
-    let inside =
-        from_class.clone().then(destination(0)).then(from_map(&classes, 0, 5)).then(in_set(&allowed, 4));
+    let inside = source_and_destination(4)
+        .then(destination(0))
+        .then(from_map(&SetId::Classes.name(), 0, 5))
+        .then(in_set(&reach, 4));
     let way_out = source(0)
         .then(in_net(true, layout.cluster))
         .then(destination(0))
         .then(in_net(false, layout.cluster))
-        .then(from_class)
+        .then(source(4))
         .then(immediate(5, &OUTSIDE.to_ne_bytes()))
-        .then(in_set(&allowed, 4));
+        .then(in_set(&reach, 4));
     vec![
         rule("answers", connection_state(STATE_ESTABLISHED_OR_RELATED).then(accept())),
         rule("published ports", published.then(accept())),

@@ -3,6 +3,7 @@
 //! Everything lives in namespaces that only descriptors hold, so nothing is left behind, whatever fails.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "helpers of tests, outside of test functions")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -167,7 +168,11 @@ impl Server {
     }
 
     pub fn udp(netns: &Netns, port: u16, name: &str) -> Self {
-        let socket = netns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap().unwrap();
+        Self::udp_at(netns, Ipv4Addr::UNSPECIFIED, port, name)
+    }
+
+    pub fn udp_at(netns: &Netns, at: Ipv4Addr, port: u16, name: &str) -> Self {
+        let socket = netns.run(|| UdpSocket::bind((at, port))).unwrap().unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let name = name.to_owned();
         Self::spawn(move |stop| {

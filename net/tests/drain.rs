@@ -1,0 +1,100 @@
+//! Endpoints that come and go under open flows.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
+
+mod lab;
+
+use std::io::ErrorKind;
+
+use carrack_net::Protocol;
+use carrack_net::listen::{listening_ports, listening_ports_of};
+use lab::{Lab, address, ask, ask_udp, connect, echo, udp, vip, wait_for};
+
+#[test]
+fn a_swap_keeps_open_connections_and_moves_new_ones() {
+    let mut lab = Lab::new();
+    let client = lab.container(2, &["web"]);
+    lab.container(3, &["web"]);
+    lab.container(4, &["web"]);
+    lab.service(1, &[3]);
+    lab.apply();
+    let (answer, mut open) = connect(&client, vip(1), 80).unwrap();
+    assert_eq!(answer.server, address(3).to_string());
+    lab.service(1, &[4]);
+    let report = lab.apply();
+    assert_eq!(report.steps.len(), 1, "{:?}", report.steps);
+    for _ in 0..20 {
+        assert_eq!(ask(&client, vip(1), 80).unwrap().server, address(4).to_string());
+    }
+    echo(&mut open).unwrap();
+    let flows = lab.on_host(|network| network.open_flows(address(3))).unwrap();
+    assert_eq!(flows.tcp, 1);
+    drop(open);
+    wait_for("the drain ends with the last connection", || {
+        let flows = lab.on_host(|network| network.open_flows(address(3))).unwrap();
+        if flows.tcp == 0 { Ok(()) } else { Err(format!("{flows:?}")) }
+    });
+}
+
+#[test]
+fn the_end_of_a_drain_resets_what_is_still_open() {
+    let mut lab = Lab::new();
+    let client = lab.container(2, &["web"]);
+    lab.container(3, &["web"]);
+    lab.service(1, &[3]);
+    lab.apply();
+    let (_, mut through_vip) = connect(&client, vip(1), 80).unwrap();
+    let (_, mut direct) = connect(&client, address(3), 80).unwrap();
+    let key = lab.containers[&address(3)].key.clone();
+    lab.service(1, &[]);
+    lab.tables.members.remove(&address(3));
+    lab.apply();
+    assert_eq!(lab.on_host(|network| network.delete_flows(address(3), Protocol::Tcp)).unwrap(), 2);
+    lab.on_host(|network| network.remove_endpoint(&key)).unwrap();
+    for open in [&mut through_vip, &mut direct] {
+        let error = echo(open).unwrap_err();
+        assert!(
+            matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn udp_flows_do_not_stick_to_an_endpoint_that_is_gone() {
+    let mut lab = Lab::new();
+    let client = lab.container(2, &["web"]);
+    lab.container(3, &["web"]);
+    lab.container(4, &["web"]);
+    lab.service(1, &[3]);
+    lab.apply();
+    let socket = udp(&client, vip(1), 80);
+    assert_eq!(ask_udp(&socket).unwrap().server, address(3).to_string());
+    lab.service(1, &[4]);
+    lab.apply();
+    // The black hole: conntrack still knows the old endpoint.
+    assert_eq!(ask_udp(&socket).unwrap().server, address(3).to_string());
+    assert_eq!(lab.on_host(|network| network.delete_flows(address(3), Protocol::Udp)).unwrap(), 1);
+    assert_eq!(ask_udp(&socket).unwrap().server, address(4).to_string());
+    assert_eq!(lab.on_host(|network| network.delete_flows(address(3), Protocol::Udp)).unwrap(), 0);
+}
+
+#[test]
+fn readiness_sees_what_a_container_listens_on() {
+    let mut lab = Lab::new();
+    let netns = lab.container(2, &["web"]);
+    let before = listening_ports(&netns).unwrap();
+    assert!(before.has(Protocol::Tcp, 80) && before.has(Protocol::Udp, 80));
+    assert!(!before.has(Protocol::Tcp, 81));
+    let loopback = netns.run(|| std::net::TcpListener::bind("127.0.0.1:81")).unwrap().unwrap();
+    let v6 = netns.run(|| std::net::TcpListener::bind("[::]:82")).unwrap().unwrap();
+    let now = listening_ports(&netns).unwrap();
+    assert!(!now.has(Protocol::Tcp, 81) && now.tcp_loopback_only.contains(&81));
+    assert!(now.has(Protocol::Tcp, 82));
+    drop((loopback, v6));
+    assert_eq!(listening_ports(&netns).unwrap(), before);
+    assert!(listening_ports_of(i32::try_from(std::process::id()).unwrap()).is_ok());
+}
