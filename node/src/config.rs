@@ -39,6 +39,11 @@ pub enum Shutdown {
 /// from those.
 pub fn dispatch() {
     carrack_runtime::reexec::dispatch();
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|mode| mode == carrack_net::dataplane::SUBCOMMAND) {
+        // What went wrong is in the data plane's log, where the daemon looks for it.
+        std::process::exit(i32::from(carrack_net::dataplane::run(arguments).is_err()));
+    }
 }
 
 /// The cluster's address range: `wanted` when it is usable, else the first default that overlaps no route of this host. To be
@@ -139,6 +144,12 @@ pub enum NodeError {
     /// The container runtime.
     #[error("cannot open the container runtime")]
     Runtime(#[source] carrack_runtime::RuntimeError),
+    /// The image store.
+    #[error("cannot open the image store")]
+    Images(#[source] carrack_runtime::image::Error),
+    /// What runs could not be found out.
+    #[error("cannot find out what runs: {0}")]
+    Adopt(String),
     /// `run` was called a second time.
     #[error("this node is running already")]
     Running,

@@ -82,20 +82,34 @@ pub(crate) struct Driver<E, N> {
     /// What is remembered as assigned.
     lasting: Option<Arc<Assignment>>,
     facts: BTreeMap<TaskId, TaskFacts>,
-    steps: BTreeMap<TaskId, AbortHandle>,
-    watches: BTreeMap<TaskId, AbortHandle>,
-    probes: BTreeMap<TaskId, AbortHandle>,
+    under_way: UnderWay,
     namespaces: BTreeMap<TaskId, PathBuf>,
 
     network: NetworkState,
     tables: watch::Sender<Option<Version>>,
-    netloop: JoinHandle<()>,
 
     conflicts: Vec<PortConflict>,
     sequence: u64,
     remember: bool,
     ledger_version: u64,
     report_at: Instant,
+}
+
+/// What was spawned and goes with the loop.
+struct UnderWay {
+    steps: BTreeMap<TaskId, AbortHandle>,
+    watches: BTreeMap<TaskId, AbortHandle>,
+    probes: BTreeMap<TaskId, AbortHandle>,
+    netloop: JoinHandle<()>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        for handle in self.probes.values().chain(self.watches.values()).chain(self.steps.values()) {
+            handle.abort();
+        }
+        self.netloop.abort();
+    }
 }
 
 /// How far the network is.
@@ -134,13 +148,15 @@ impl<E: Engine, N: Network> Driver<E, N> {
             assigned: setup.remembered.assignment.clone(),
             lasting: setup.remembered.assignment,
             facts: setup.remembered.tasks,
-            steps: BTreeMap::new(),
-            watches: BTreeMap::new(),
-            probes: BTreeMap::new(),
+            under_way: UnderWay {
+                steps: BTreeMap::new(),
+                watches: BTreeMap::new(),
+                probes: BTreeMap::new(),
+                netloop,
+            },
             namespaces: BTreeMap::new(),
             network: NetworkState::new(),
             tables,
-            netloop,
             conflicts: Vec::new(),
             sequence: 0,
             remember: true,
@@ -170,7 +186,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
     pub(crate) async fn run(
         mut self,
         mut assignments: watch::Receiver<Option<Arc<Assignment>>>,
-        reports: impl Fn(NodeReport) + Send + Sync,
+        reports: impl Fn(NodeReport, Option<&Arc<Assignment>>) + Send + Sync,
         shutdown: impl Future<Output = Shutdown> + Send,
     ) -> Result<(), NodeError> {
         let newest = assignments.borrow_and_update().clone();
@@ -181,7 +197,8 @@ impl<E: Engine, N: Network> Driver<E, N> {
         loop {
             let wake_at = self.turn();
             if Instant::now() >= self.report_at {
-                reports(self.report());
+                let report = self.report();
+                reports(report, self.lasting.as_ref());
             }
             if stop_by.is_some_and(|by| self.all_stopped() || Instant::now() >= by) {
                 return self.finish(true).await;
@@ -248,25 +265,25 @@ impl<E: Engine, N: Network> Driver<E, N> {
         let mut longest = Duration::ZERO;
         for task in none.tasks.values_mut() {
             task.desired = Desired::Stop;
-            longest = longest.max(task.spec.container.stop_grace.unwrap_or(carrack_api::defaults::STOP_GRACE));
+            longest =
+                longest.max(task.spec.container.stop_grace.unwrap_or(carrack_api::defaults::STOP_GRACE));
         }
         self.assigned = Some(Arc::new(none));
         carrack_api::defaults::DRAIN_MAX + longest + STOP_ALL_EXTRA
     }
 
     fn all_stopped(&self) -> bool {
-        self.facts.values().all(|task| !task.is_running() && !task.wired && task.pending.is_none() && task.cleaned)
+        self.facts
+            .values()
+            .all(|task| !task.is_running() && !task.wired && task.pending.is_none() && task.cleaned)
     }
 
     /// The end of the loop: what is known is on disk; with `remove` the network is gone.
     async fn finish(self, remove: bool) -> Result<(), NodeError> {
-        for handle in self.probes.values().chain(self.watches.values()).chain(self.steps.values()) {
-            handle.abort();
-        }
+        drop(self.under_way);
         if remove && let Err(error) = self.workers.network.remove_all().await {
             tracing::error!(%error, "the network cannot be removed");
         }
-        self.netloop.abort();
         let tasks = Arc::new(self.facts);
         let version = self.workers.ledger.remember(Memory { assignment: self.lasting, tasks });
         let written = self.workers.ledger.is_on_disk(version);
@@ -374,7 +391,9 @@ impl<E: Engine, N: Network> Driver<E, N> {
         });
         let handle = match action {
             Action::Prepare => {
-                let Some(spec) = assigned.tasks.get(&task).map(|task| task.spec.container.clone()) else { return };
+                let Some(spec) = assigned.tasks.get(&task).map(|task| task.spec.container.clone()) else {
+                    return;
+                };
                 self.workers.prepare(task, spec)
             }
             Action::Start { run } => {
@@ -408,7 +427,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
                 return self.step_done(task);
             }
         };
-        self.steps.insert(task, handle);
+        self.under_way.steps.insert(task, handle);
         self.changed();
     }
 
@@ -425,7 +444,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
 
     /// No step of the task is under way any more; one that still is, is broken off.
     pub(crate) fn step_done(&mut self, task: TaskId) {
-        if let Some(handle) = self.steps.remove(&task) {
+        if let Some(handle) = self.under_way.steps.remove(&task) {
             handle.abort();
         }
         if let Some(facts) = self.facts.get_mut(&task) {
@@ -479,8 +498,10 @@ impl<E: Engine, N: Network> Driver<E, N> {
     fn accompany(&mut self, task: TaskId) {
         let Some(facts) = self.facts.get(&task) else { return };
         let Phase::Running { pid, .. } = facts.phase else { return };
-        self.watches.insert(task, self.workers.watch(task, facts.run));
-        let Some(assigned) = self.assigned.as_ref().and_then(|assigned| assigned.tasks.get(&task)) else { return };
+        self.under_way.watches.insert(task, self.workers.watch(task, facts.run));
+        let Some(assigned) = self.assigned.as_ref().and_then(|assigned| assigned.tasks.get(&task)) else {
+            return;
+        };
         let subject = Subject {
             task,
             run: facts.run,
@@ -490,13 +511,13 @@ impl<E: Engine, N: Network> Driver<E, N> {
             health: facts.health,
         };
         let port = self.assigned.as_ref().and_then(|all| report::readiness_port(all, &assigned.service));
-        self.probes.insert(task, self.workers.probe(subject, port));
+        self.under_way.probes.insert(task, self.workers.probe(subject, port));
     }
 
     /// The newest run of a task has ended: what follows is decided here.
     fn run_ended(&mut self, task: TaskId, exit: carrack_api::Exit, end: End) {
         let now = self.clock.now();
-        for handles in [&mut self.probes, &mut self.watches] {
+        for handles in [&mut self.under_way.probes, &mut self.under_way.watches] {
             if let Some(handle) = handles.remove(&task) {
                 handle.abort();
             }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrack_api::{
-    AddressPlan, AssignedTask, ContainerSpec, Exit, Healthcheck, HeldImage, PortConflict, PullProgress, TaskId, Usage,
+    AddressPlan, AssignedTask, ContainerSpec, Exit, Healthcheck, HeldImage, PortConflict, PullProgress,
+    TaskId, Usage,
 };
 
 use crate::tables::NodeTables;
@@ -112,7 +113,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
     fn ended(&self, task: TaskId, run: u32) -> impl Future<Output = Result<Exit, Refusal>> + Send;
 
     /// Sends a signal to the run's first process; an ended run is no error.
-    fn signal(&self, task: TaskId, run: u32, signal: i32) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn signal(&self, task: TaskId, run: u32, signal: i32)
+    -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// Kills all processes of the run; an ended run is no error.
     fn kill(&self, task: TaskId, run: u32) -> impl Future<Output = Result<(), Refusal>> + Send;
@@ -181,7 +183,11 @@ pub(crate) trait Network: Send + Sync + 'static {
     fn open_connections(&self, address: IpAddr) -> impl Future<Output = Result<usize, Refusal>> + Send;
 
     /// Forgets datagram flows to the address, and with `streams` its connections too.
-    fn forget_flows(&self, address: IpAddr, streams: bool) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn forget_flows(
+        &self,
+        address: IpAddr,
+        streams: bool,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// Whether something listens on the TCP port in the namespace of the process, where others reach it.
     fn listens(&self, pid: u32, port: u16) -> impl Future<Output = Result<bool, String>> + Send;

@@ -287,7 +287,8 @@ pub(crate) fn adopt(
                     task.phase = Phase::Running { pid, stop_signal };
                 }
                 FoundState::Ended(exit) => {
-                    let unnoticed = task.is_running() || run.run > task.run || task.exit.as_ref() != Some(exit);
+                    let unnoticed =
+                        task.is_running() || run.run > task.run || task.exit.as_ref() != Some(exit);
                     task.run = task.run.max(run.run);
                     task.phase = Phase::Idle;
                     if unnoticed && task.verdict.is_none() {

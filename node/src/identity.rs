@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use carrack_api::{Bytes, ClusterId, MilliCpus, NodeId, NodeInfo};
 use rustix::fs::{FlockOperation, flock};
@@ -27,7 +28,7 @@ pub(crate) struct Identity {
     pub(crate) node: NodeId,
     /// The cluster it joined.
     pub(crate) cluster: Option<ClusterId>,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,16 +43,16 @@ impl Identity {
     pub(crate) fn open(state_dir: &Path, cluster: Option<ClusterId>) -> Result<Self, NodeError> {
         let directory = state_dir.join("node");
         fs::create_dir_all(&directory).map_err(file_error("create", &directory))?;
-        let lock = take_lock(state_dir, &directory.join("lock"))?;
+        let lock = Arc::new(take_lock(state_dir, &directory.join("lock"))?);
         let path = directory.join("identity.json");
         let known: Option<IdentityFile> =
             read_json(&path, IDENTITY_VERSION, |file: &IdentityFile| file.version)?;
         let mut identity = match known {
-            Some(file) => Self { directory, node: file.node, cluster: file.cluster, _lock: lock },
+            Some(file) => Self { directory, node: file.node, cluster: file.cluster, lock },
             None => {
                 let node = NodeId::new(random_hex()?)
                     .map_err(|error| NodeError::Format { path: path.clone(), reason: error.to_string() })?;
-                let identity = Self { directory, node, cluster: None, _lock: lock };
+                let identity = Self { directory, node, cluster: None, lock };
                 identity.write()?;
                 identity
             }
@@ -72,6 +73,11 @@ impl Identity {
                 self.write()
             }
         }
+    }
+
+    /// The lock of the directory, for whoever may still write there after the node is gone.
+    pub(crate) fn lock(&self) -> Arc<File> {
+        self.lock.clone()
     }
 
     fn write(&self) -> Result<(), NodeError> {

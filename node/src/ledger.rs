@@ -55,11 +55,14 @@ struct TasksFile<T> {
 /// Reads the ledger in a directory.
 pub(crate) fn load(directory: &Path, boot_id: &str) -> Result<Remembered, NodeError> {
     let assignment: Option<AssignmentFile<Assignment>> =
-        read_json(&assignment_path(directory), LEDGER_VERSION, |file: &AssignmentFile<Assignment>| file.version)?;
-    let tasks: Option<TasksFile<BTreeMap<TaskId, TaskFacts>>> =
-        read_json(&tasks_path(directory), LEDGER_VERSION, |file: &TasksFile<BTreeMap<TaskId, TaskFacts>>| {
+        read_json(&assignment_path(directory), LEDGER_VERSION, |file: &AssignmentFile<Assignment>| {
             file.version
         })?;
+    let tasks: Option<TasksFile<BTreeMap<TaskId, TaskFacts>>> = read_json(
+        &tasks_path(directory),
+        LEDGER_VERSION,
+        |file: &TasksFile<BTreeMap<TaskId, TaskFacts>>| file.version,
+    )?;
     let rebooted = tasks.as_ref().is_some_and(|file| file.boot_id != boot_id);
     Ok(Remembered {
         assignment: assignment.map(|file| Arc::new(file.assignment)),
@@ -143,11 +146,19 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Starts the writer; it ends when the last handle is dropped, after it has written what it was given.
-    pub(crate) fn start(directory: PathBuf, boot_id: String) -> (Self, tokio::task::JoinHandle<()>) {
+    /// Starts the writer; it ends when the last handle is dropped, after it has written what it was given. It holds `lock` until
+    /// then, so that no later daemon reads what is still being written.
+    pub(crate) fn start<L: Send + 'static>(
+        directory: PathBuf,
+        boot_id: String,
+        lock: L,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
         let (latest, receiver) = watch::channel((0, Memory::default()));
         let (written_sender, written) = watch::channel(0);
-        let writer = tokio::spawn(write_all(directory, boot_id, receiver, written_sender));
+        let writer = tokio::spawn(async move {
+            write_all(directory, boot_id, receiver, written_sender).await;
+            drop(lock);
+        });
         (Self { latest, written }, writer)
     }
 
@@ -257,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_on_disk_is_read_back_and_a_new_boot_is_noticed() {
         let state = tempfile::tempdir().unwrap();
-        let (ledger, writer) = Ledger::start(state.path().to_path_buf(), "boot-a".to_owned());
+        let (ledger, writer) = Ledger::start(state.path().to_path_buf(), "boot-a".to_owned(), ());
         let mut task = TaskFacts::new(&assigned("web", 1));
         task.run = 4;
         let tasks = BTreeMap::from([(TaskId(1), task)]);
@@ -275,10 +286,11 @@ mod tests {
     #[tokio::test]
     async fn the_last_memory_is_written_although_the_handle_is_gone() {
         let state = tempfile::tempdir().unwrap();
-        let (ledger, writer) = Ledger::start(state.path().to_path_buf(), "boot".to_owned());
+        let (ledger, writer) = Ledger::start(state.path().to_path_buf(), "boot".to_owned(), ());
         for run in 1..=50 {
             let task = TaskFacts { run, ..TaskFacts::default() };
-            ledger.remember(Memory { assignment: None, tasks: Arc::new(BTreeMap::from([(TaskId(1), task)])) });
+            ledger
+                .remember(Memory { assignment: None, tasks: Arc::new(BTreeMap::from([(TaskId(1), task)])) });
         }
         drop(ledger);
         writer.await.unwrap();

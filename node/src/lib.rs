@@ -14,16 +14,21 @@
 
 mod clock;
 mod config;
+mod containers;
 mod driver;
 mod engine;
+mod fabric;
 mod facts;
+mod fds;
 mod identity;
 mod ledger;
 mod netloop;
 mod node;
 mod plan;
 mod probe;
+mod probe_exec;
 mod report;
+mod requests;
 mod restart;
 #[cfg(test)]
 mod simulated;

@@ -1,15 +1,22 @@
 //! The node as its daemon holds it: opened once, run once, asked from many places.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use carrack_api::{Assignment, NodeInfo, NodeReport, NodeRequest};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use carrack_api::{Assignment, ClusterId, NodeInfo, NodeReport, NodeRequest};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use crate::config::{NodeConfig, NodeError, Shutdown};
+use crate::config::{NodeConfig, NodeError, Shutdown, chain};
+use crate::containers::Containers;
+use crate::driver::{Driver, Setup};
+use crate::fabric::Fabric;
 use crate::identity::{self, Identity};
+use crate::ledger::{self, Ledger, Remembered};
+use crate::requests::{Desk, View};
+use crate::usage::UsageRings;
 
 /// A node. Clones are the same node.
 #[derive(Debug, Clone)]
@@ -22,6 +29,12 @@ struct Shared {
     config: NodeConfig,
     info: NodeInfo,
     identity: Mutex<Identity>,
+    directory: PathBuf,
+    boot_id: String,
+    containers: Containers,
+    fabric: Fabric,
+    usage: Arc<UsageRings>,
+    view: watch::Sender<View>,
     ran: AtomicBool,
 }
 
@@ -30,9 +43,26 @@ impl Node {
     /// Blocks; changes nothing that runs.
     pub fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let identity = Identity::open(&config.state_dir, config.cluster.clone())?;
+        let boot_id = identity::boot_id()?;
         let hostname = config.hostname.clone().unwrap_or_else(identity::kernel_hostname);
         let info = identity::describe_host(identity.node.clone(), hostname, config.labels.clone());
-        let shared = Shared { config, info, identity: Mutex::new(identity), ran: AtomicBool::new(false) };
+        let instance = identity.node.as_str();
+        let containers = Containers::open(&config.state_dir, &config.runtime_dir, &config.exe, instance)?;
+        let fabric = Fabric::new(instance, config.exe.clone(), config.runtime_dir.join("dataplane"));
+        // Read here too, so that a ledger that cannot be read stops the start before anything runs.
+        ledger::load(&identity.directory, &boot_id)?;
+        let shared = Shared {
+            directory: identity.directory.clone(),
+            identity: Mutex::new(identity),
+            config,
+            info,
+            boot_id,
+            containers,
+            fabric,
+            usage: Arc::default(),
+            view: watch::channel(View::default()).0,
+            ran: AtomicBool::new(false),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -43,38 +73,62 @@ impl Node {
 
     /// Makes assignments so until `shutdown` says how to stop. Starts from the last assignment on disk; a newer one wins, an
     /// older one or one of another cluster is refused and logged. `reports` gets a report at each heartbeat and at once on a
-    /// change.
+    /// change; it is called from the loop and must be quick.
     pub async fn run(
         &self,
-        mut assignments: watch::Receiver<Option<Arc<Assignment>>>,
+        assignments: watch::Receiver<Option<Arc<Assignment>>>,
         reports: impl Fn(NodeReport) + Send + Sync + 'static,
         shutdown: impl Future<Output = Shutdown> + Send,
     ) -> Result<(), NodeError> {
         if self.shared.ran.swap(true, Ordering::SeqCst) {
             return Err(NodeError::Running);
         }
-        let _ = (&mut assignments, &reports, &self.shared.config);
-        if let Some(cluster) = assignments.borrow().as_ref().map(|a| a.cluster.clone()) {
-            self.shared.identity.lock().unwrap_or_else(PoisonError::into_inner).join(cluster)?;
-        }
-        shutdown.await;
-        Ok(())
+        let shared = &self.shared;
+        let remembered: Remembered = ledger::load(&shared.directory, &shared.boot_id)?;
+        let joined = Arc::clone(shared);
+        let (cluster, lock) = {
+            let identity = shared.identity.lock().unwrap_or_else(PoisonError::into_inner);
+            (identity.cluster.clone(), identity.lock())
+        };
+        let (ledger, _writer) = Ledger::start(shared.directory.clone(), shared.boot_id.clone(), lock);
+        let setup = Setup {
+            info: shared.info.clone(),
+            cluster,
+            upstreams: shared.config.upstreams.clone(),
+            remembered,
+            ledger,
+            join: Box::new(move |cluster: ClusterId| {
+                joined.identity.lock().unwrap_or_else(PoisonError::into_inner).join(cluster)
+            }),
+            usage: shared.usage.clone(),
+        };
+        let (engine, network) = (Arc::new(shared.containers.clone()), Arc::new(shared.fabric.clone()));
+        let driver =
+            Driver::adopt(engine, network, setup).await.map_err(|error| NodeError::Adopt(chain(&error)))?;
+        let viewed = Arc::clone(shared);
+        let report = move |report: NodeReport, assignment: Option<&Arc<Assignment>>| {
+            viewed.view.send_replace(View {
+                report: Some(Arc::new(report.clone())),
+                assignment: assignment.cloned(),
+            });
+            reports(report);
+        };
+        driver.run(assignments, report, shutdown).await
     }
 
     /// Answers one request over a byte stream of [`carrack_api::stream::Frame`]s; returns when the answer is complete or the
     /// asker is gone.
-    pub async fn serve<S>(&self, request: NodeRequest, mut stream: S)
+    pub async fn serve<S>(&self, request: NodeRequest, stream: S)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let problem = carrack_api::Problem::new(
-            503,
-            "node-starting",
-            format!("the node does not answer {request:?} yet"),
-        );
-        let frame = carrack_api::stream::Frame::Problem(problem);
-        if let Err(error) = stream.write_all(&frame.encode()).await {
-            tracing::debug!(%error, "the asker of a request is gone");
-        }
+        let shared = &self.shared;
+        let desk = Desk {
+            node: shared.info.id.clone(),
+            containers: shared.containers.clone(),
+            usage: shared.usage.clone(),
+            view: shared.view.subscribe(),
+        };
+        desk.serve(request, stream).await;
     }
 }

@@ -218,13 +218,17 @@ impl Case<'_> {
                 let left = DRAIN_MAX.saturating_sub(self.world.now.since(at));
                 if networked && stopping.cause == Cause::Unwanted && !left.is_zero() {
                     let addresses = self.facts.addresses.clone();
-                    return act(Action::Drain { addresses, most: left }, "its open connections may end first");
+                    return act(
+                        Action::Drain { addresses, most: left },
+                        "its open connections may end first",
+                    );
                 }
                 act(Action::Signal { run, signal }, "nothing leads to it any more")
             }
             StopPhase::Drained => act(Action::Signal { run, signal }, "drained"),
             StopPhase::Signalled { at } => {
-                let grace = self.assigned.and_then(|task| task.spec.container.stop_grace).unwrap_or(STOP_GRACE);
+                let grace =
+                    self.assigned.and_then(|task| task.spec.container.stop_grace).unwrap_or(STOP_GRACE);
                 self.kill_after(at.after(grace), "the grace period is over")
             }
             StopPhase::Killed { at } => self.kill_after(at.after(KILL_AGAIN), "it outlived SIGKILL"),
@@ -239,7 +243,9 @@ impl Case<'_> {
     }
 
     fn tidy(&self) -> Decision {
-        if let Some(at) = self.backing_off().filter(|_| self.facts.verdict.is_some() || self.facts.failures > 0) {
+        if let Some(at) =
+            self.backing_off().filter(|_| self.facts.verdict.is_some() || self.facts.failures > 0)
+        {
             return Decision::Until(at);
         }
         if self.facts.wired {
@@ -345,7 +351,13 @@ mod tests {
 
     #[test]
     fn nothing_is_started_before_its_back_off_is_over_and_the_plan_says_when() {
-        let facts = TaskFacts { run: 2, prepared: true, wired: true, not_before: Some(Timestamp(NOW.0 + 70)), ..fresh() };
+        let facts = TaskFacts {
+            run: 2,
+            prepared: true,
+            wired: true,
+            not_before: Some(Timestamp(NOW.0 + 70)),
+            ..fresh()
+        };
         let assignment = assignment(1, BTreeMap::from([(TaskId(1), assigned("web", 1))]));
         let plan = plan(&assignment, &BTreeMap::from([(TaskId(1), facts)]), world());
         assert_eq!(plan, Plan { steps: vec![], wake_at: Some(Timestamp(NOW.0 + 70)) });

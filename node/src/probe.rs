@@ -13,7 +13,8 @@
 use std::time::Duration;
 
 use carrack_api::defaults::{
-    PROBE_INTERVAL, PROBE_RETRIES, PROBE_START_INTERVAL, PROBE_START_PERIOD, PROBE_TIMEOUT, READY_WITHOUT_PROBE,
+    PROBE_INTERVAL, PROBE_RETRIES, PROBE_START_INTERVAL, PROBE_START_PERIOD, PROBE_TIMEOUT,
+    READY_WITHOUT_PROBE,
 };
 use carrack_api::{Health, HealthTest, Healthcheck, Timestamp};
 
@@ -145,7 +146,14 @@ mod tests {
     use super::*;
 
     fn check(test: HealthTest) -> Healthcheck {
-        Healthcheck { test, interval: None, timeout: None, retries: None, start_period: None, start_interval: None }
+        Healthcheck {
+            test,
+            interval: None,
+            timeout: None,
+            retries: None,
+            start_period: None,
+            start_interval: None,
+        }
     }
 
     fn tracker(health: Health) -> Tracker {
@@ -188,7 +196,10 @@ mod tests {
         for i in 0..4 {
             tracker.record(false, Timestamp(i));
         }
-        assert_eq!(tracker.record(true, Timestamp(9)), Judgement { health: Health::Passing, failures: 0, restart: false });
+        assert_eq!(
+            tracker.record(true, Timestamp(9)),
+            Judgement { health: Health::Passing, failures: 0, restart: false }
+        );
     }
 
     #[test]

@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn the_back_off_doubles_from_a_tenth_of_a_second_to_half_a_minute() {
-        for (crashes, full) in [(1, 100), (2, 200), (3, 400), (9, 25_600), (10, 30_000), (4_000_000, 30_000)] {
+        for (crashes, full) in [(1, 100), (2, 200), (3, 400), (9, 25_600), (10, 30_000), (4_000_000, 30_000)]
+        {
             for seed in 0..50 {
                 let delay = backoff(crashes, seed).as_millis();
                 assert!((full / 2..=full).contains(&delay), "{crashes} crashes: {delay} ms");
@@ -142,7 +143,8 @@ mod tests {
 
     #[test]
     fn success_completes_a_task_unless_any_end_is_to_be_followed() {
-        let next = after_end(ID, &policy(RestartCondition::OnFailure), &crashed(0, 0), &exit(0), End::Itself, NOW);
+        let next =
+            after_end(ID, &policy(RestartCondition::OnFailure), &crashed(0, 0), &exit(0), End::Itself, NOW);
         assert!(matches!(next, Next::End { verdict: Verdict::Completed, .. }));
         let next = after_end(ID, &policy(RestartCondition::Any), &crashed(0, 0), &exit(0), End::Itself, NOW);
         assert!(matches!(next, Next::Restart { crashes: 1, .. }));
@@ -158,7 +160,8 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        let next = after_end(ID, &policy(RestartCondition::Never), &crashed(0, 0), &exit(1), End::Itself, NOW);
+        let next =
+            after_end(ID, &policy(RestartCondition::Never), &crashed(0, 0), &exit(1), End::Itself, NOW);
         assert_eq!(
             next,
             Next::End { verdict: Verdict::Failed, crashes: 1, reason: Some("exit code 1".to_owned()) }
@@ -169,7 +172,9 @@ mod tests {
     fn attempts_are_counted_and_a_healthy_minute_forgives_them() {
         let policy = RestartPolicy { max_attempts: Some(2), ..RestartPolicy::default() };
         let next = after_end(ID, &policy, &crashed(2, 2), &exit(1), End::Itself, NOW);
-        assert!(matches!(next, Next::End { verdict: Verdict::Failed, reason: Some(r), .. } if r.contains("given up")));
+        assert!(
+            matches!(next, Next::End { verdict: Verdict::Failed, reason: Some(r), .. } if r.contains("given up"))
+        );
         let mut facts = crashed(2, 2);
         facts.health = Health::Passing;
         facts.health_since = Some(Timestamp(NOW.0 - 60_000));

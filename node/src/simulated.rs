@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use carrack_api::{
-    AddressPlan, ContainerSpec, Exit, Healthcheck, HeldImage, TaskId, Timestamp, Usage,
-};
+use carrack_api::{AddressPlan, ContainerSpec, Exit, Healthcheck, HeldImage, TaskId, Timestamp, Usage};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -80,7 +78,9 @@ impl Host {
     /// Ends the newest run of a task from outside.
     pub(crate) fn crash(&self, task: TaskId, code: i32) {
         let mut state = self.state();
-        if let Some((_, run)) = state.runs.iter_mut().rfind(|((id, _), run)| *id == task && run.exit.is_none()) {
+        if let Some((_, run)) =
+            state.runs.iter_mut().rfind(|((id, _), run)| *id == task && run.exit.is_none())
+        {
             run.exit = Some(exit(code, None));
         }
         drop(state);

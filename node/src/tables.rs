@@ -61,10 +61,15 @@ pub(crate) fn tables(
 ) -> NodeTables {
     let mut made = NodeTables::default();
     made.names.upstreams = place.upstreams.to_vec();
-    made.names.host_addresses = place.host_addresses.iter().copied().chain(place.address.map(IpAddr::V4)).collect();
+    made.names.host_addresses =
+        place.host_addresses.iter().copied().chain(place.address.map(IpAddr::V4)).collect();
     made.names.ranges = cluster_range(assignment).into_iter().collect();
-    made.kernel.internal =
-        assignment.networks.iter().filter(|(_, net)| net.internal).map(|(name, _)| name.to_string()).collect();
+    made.kernel.internal = assignment
+        .networks
+        .iter()
+        .filter(|(_, net)| net.internal)
+        .map(|(name, _)| name.to_string())
+        .collect();
     for (key, service) in &assignment.services {
         let members = members(assignment, facts, place.node, key, service);
         add_service(&mut made, service, &members);
@@ -107,9 +112,10 @@ fn members(
         members.insert(endpoint.task, member);
     }
     for (id, task) in assignment.tasks.iter().filter(|(_, task)| task.service == *key) {
-        let serving = facts.get(id).is_some_and(TaskFacts::is_serving)
-            && task.desired == carrack_api::Desired::Run;
-        members.insert(*id, Member { slot: task.slot, here: true, addresses: task.addresses.clone(), serving });
+        let serving =
+            facts.get(id).is_some_and(TaskFacts::is_serving) && task.desired == carrack_api::Desired::Run;
+        members
+            .insert(*id, Member { slot: task.slot, here: true, addresses: task.addresses.clone(), serving });
     }
     members
 }
@@ -197,7 +203,10 @@ fn cluster_range(assignment: &Assignment) -> Option<Range> {
 }
 
 fn resolvers(dns: &[String]) -> Vec<SocketAddr> {
-    dns.iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(|ip| SocketAddr::new(ip, DNS_PORT)).collect()
+    dns.iter()
+        .filter_map(|text| text.parse::<IpAddr>().ok())
+        .map(|ip| SocketAddr::new(ip, DNS_PORT))
+        .collect()
 }
 
 fn v4(addresses: &[IpAddr]) -> impl Iterator<Item = Ipv4Addr> + '_ {

@@ -149,7 +149,12 @@ impl<E: Engine, N: Network> Workers<E, N> {
     }
 
     /// Waits until the addresses have no open connection, at most for `most`, then cuts what is left.
-    pub(crate) fn drain(self: &Arc<Self>, task: TaskId, addresses: Vec<IpAddr>, most: Duration) -> AbortHandle {
+    pub(crate) fn drain(
+        self: &Arc<Self>,
+        task: TaskId,
+        addresses: Vec<IpAddr>,
+        most: Duration,
+    ) -> AbortHandle {
         let this = self.clone();
         spawn(async move {
             let deadline = Instant::now() + most;

@@ -9,7 +9,8 @@ impl<E: Engine, N: Network> Driver<E, N> {
         match event {
             Event::Prepared(task, result) => self.prepared(task, result),
             Event::Progress(task, progress) => {
-                if let Some(facts) = self.facts.get_mut(&task).filter(|f| f.pending == Some(Pending::Prepare)) {
+                if let Some(facts) = self.facts.get_mut(&task).filter(|f| f.pending == Some(Pending::Prepare))
+                {
                     facts.progress = Some(progress);
                 }
             }
@@ -137,7 +138,9 @@ impl<E: Engine, N: Network> Driver<E, N> {
     fn stop_advanced(&mut self, task: TaskId, phase: impl FnOnce(Timestamp) -> StopPhase) {
         let now = self.clock.now();
         // A step that was broken off by the end of the run says nothing any more.
-        let Some(stopping) = self.facts.get_mut(&task).and_then(|facts| facts.stopping.as_mut()) else { return };
+        let Some(stopping) = self.facts.get_mut(&task).and_then(|facts| facts.stopping.as_mut()) else {
+            return;
+        };
         stopping.phase = phase(now);
         self.step_done(task);
     }
@@ -175,15 +178,24 @@ impl<E: Engine, N: Network> Driver<E, N> {
         result: carrack_api::ProbeResult,
     ) {
         let now = self.clock.now();
-        let never = self.assigned.as_ref().and_then(|assigned| assigned.tasks.get(&task)).is_some_and(|task| {
-            task.spec.restart.condition == carrack_api::RestartCondition::Never
-        });
-        let Some(facts) = self.facts.get_mut(&task).filter(|f| f.is_running() && f.run == run) else { return };
+        let never = self
+            .assigned
+            .as_ref()
+            .and_then(|assigned| assigned.tasks.get(&task))
+            .is_some_and(|task| task.spec.restart.condition == carrack_api::RestartCondition::Never);
+        let Some(facts) = self.facts.get_mut(&task).filter(|f| f.is_running() && f.run == run) else {
+            return;
+        };
         let news = facts.health != judgement.health
-            || facts.probe.as_ref().is_none_or(|old| old.passed != result.passed || old.output != result.output);
+            || facts
+                .probe
+                .as_ref()
+                .is_none_or(|old| old.passed != result.passed || old.output != result.output);
         facts.set_health(judgement.health, now);
         facts.reason = match judgement.health {
-            Health::Failing => Some(format!("{} probes failed: {}", judgement.failures, result.output.trim())),
+            Health::Failing => {
+                Some(format!("{} probes failed: {}", judgement.failures, result.output.trim()))
+            }
             Health::Passing | Health::Unknown => None,
         };
         facts.probe = Some(result);

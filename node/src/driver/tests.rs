@@ -48,7 +48,7 @@ impl Rig {
         let (assignments, reports) = (self.assignments.subscribe(), self.reports.clone());
         let daemon = tokio::spawn(async move {
             let driver = open(host, &directory, boot).await;
-            let record = move |report| reports.lock().unwrap().push(report);
+            let record = move |report, _: Option<&Arc<Assignment>>| reports.lock().unwrap().push(report);
             let shutdown = async { stopped.await.unwrap_or(Shutdown::KeepContainers) };
             driver.run(assignments, record, shutdown).await.unwrap();
         });
@@ -81,7 +81,11 @@ impl Rig {
             if last.as_ref().is_some_and(|report| done(&self.host, report)) {
                 return;
             }
-            assert!(Instant::now() < deadline, "last report: {last:#?}\neffects: {:#?}", self.host.state().effects);
+            assert!(
+                Instant::now() < deadline,
+                "last report: {last:#?}\neffects: {:#?}",
+                self.host.state().effects
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -94,7 +98,7 @@ impl Rig {
 
 async fn open(host: Arc<Host>, directory: &Path, boot: String) -> Driver<Host, Host> {
     let remembered = ledger::load(directory, &boot).unwrap();
-    let (ledger, _writer) = Ledger::start(directory.to_path_buf(), boot);
+    let (ledger, _writer) = Ledger::start(directory.to_path_buf(), boot, ());
     let setup = Setup {
         info: info(),
         cluster: Some(ClusterId::new(CLUSTER).unwrap()),
@@ -344,7 +348,8 @@ async fn a_daemon_that_dies_at_any_moment_converges_when_it_is_back() {
         tokio::time::sleep(Duration::from_millis(moment)).await;
         rig.kill().await;
         rig.start();
-        rig.until(|host, report| host.running().len() == 2 && all_passing(report) && report.tasks.len() == 2).await;
+        rig.until(|host, report| host.running().len() == 2 && all_passing(report) && report.tasks.len() == 2)
+            .await;
         rig.host.crash(TaskId(1), 1);
         tokio::time::sleep(Duration::from_millis(moment * 3)).await;
         rig.kill().await;
@@ -358,14 +363,15 @@ async fn a_daemon_that_dies_at_any_moment_converges_when_it_is_back() {
         tokio::time::sleep(Duration::from_millis(moment)).await;
         rig.kill().await;
         rig.start();
-        rig.until(|_, report| {
-            [1, 2].iter().all(|task| state_of(report, *task) == Some(TaskState::Stopped))
-        })
-        .await;
+        rig.until(|_, report| [1, 2].iter().all(|task| state_of(report, *task) == Some(TaskState::Stopped)))
+            .await;
         rig.assign(webs(3, 0));
         rig.until(|_, report| report.tasks.is_empty()).await;
         let state = rig.host.state();
-        assert!(state.runs.is_empty() && state.wired.is_empty() && state.logs.is_empty(), "{moment} ms: {state:?}");
+        assert!(
+            state.runs.is_empty() && state.wired.is_empty() && state.logs.is_empty(),
+            "{moment} ms: {state:?}"
+        );
     }
 }
 

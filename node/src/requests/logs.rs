@@ -1,0 +1,182 @@
+//! Logs of several tasks as one stream in order of time, to the end or for ever.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use carrack_api::stream::Frame;
+use carrack_api::{LogQuery, LogRecord, Problem, TaskId};
+use carrack_runtime::{LogLine, LogReader, LogStream, RuntimeError};
+use tokio::io::AsyncRead;
+
+use super::{Answer, Asker, Desk, View, done, internal, nobody};
+use crate::containers::Containers;
+use crate::fds::Signal;
+
+/// Lines read of one task at a time.
+const LINES_PER_READ: usize = 256;
+/// Records of one batch.
+const RECORDS_PER_BATCH: usize = 512;
+/// Most tasks of one request.
+const TASKS_MAX: usize = 1024;
+/// How often it is looked whether all tasks have ended, while nothing is written.
+const FOLLOW_TICK: Duration = Duration::from_millis(500);
+/// Nanoseconds of a millisecond.
+const NS_PER_MS: u64 = 1_000_000;
+
+impl Desk {
+    pub(super) async fn logs<R: AsyncRead + Unpin>(
+        &self,
+        tasks: Vec<TaskId>,
+        query: LogQuery,
+        asker: &mut Asker<R>,
+        answer: &Answer,
+    ) -> Result<Frame, Problem> {
+        if tasks.len() > TASKS_MAX {
+            let detail =
+                format!("logs of {} tasks were asked for; at most {TASKS_MAX} are allowed", tasks.len());
+            return Err(Problem::new(422, "too-many-tasks", detail));
+        }
+        let (containers, follow) = (self.containers.clone(), query.follow);
+        let opened = containers.blocking(move |this| Merger::open(this, &tasks, &query)).await;
+        let mut merger = opened.map_err(|error| internal(&error))?;
+        let signals = merger.signals().map_err(|error| internal(&error))?;
+        loop {
+            // Asked before reading: what an ended task wrote last is then surely read.
+            let ended = !follow || merger.all_ended(&self.view.borrow());
+            let sending = async {
+                loop {
+                    let (back, records) = self.read(merger).await?;
+                    merger = back;
+                    if records.is_empty() {
+                        return Ok(merger);
+                    }
+                    for record in records {
+                        answer.message(&record).await.map_err(|_| nobody())?;
+                    }
+                }
+            };
+            merger = tokio::select! {
+                sent = sending => sent?,
+                () = asker.gone() => return Err(nobody()),
+            };
+            if ended {
+                return done(&());
+            }
+            tokio::select! {
+                () = any_readable(&signals) => {}
+                () = tokio::time::sleep(FOLLOW_TICK) => {}
+                () = asker.gone() => return Err(nobody()),
+            }
+        }
+    }
+
+    async fn read(&self, mut merger: Merger) -> Result<(Merger, Vec<LogRecord>), Problem> {
+        let read = self.containers.clone().blocking(move |_| {
+            let records = merger.next_records();
+            (merger, records)
+        });
+        let (merger, records) = read.await;
+        records.map(|records| (merger, records)).map_err(|error| internal(&error))
+    }
+}
+
+async fn any_readable(signals: &[Signal]) {
+    let waits: Vec<_> = signals.iter().map(|signal| Box::pin(signal.readable())).collect();
+    if waits.is_empty() {
+        return std::future::pending().await;
+    }
+    let mut waits = waits;
+    std::future::poll_fn(|context| {
+        let ready = waits.iter_mut().any(|wait| wait.as_mut().poll(context).is_ready());
+        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+/// Logs of several tasks, merged by time.
+struct Merger {
+    sources: Vec<Source>,
+    until_ns: Option<u64>,
+}
+
+struct Source {
+    task: TaskId,
+    reader: LogReader,
+    lines: VecDeque<LogLine>,
+}
+
+impl Merger {
+    fn open(containers: &Containers, tasks: &[TaskId], query: &LogQuery) -> Result<Self, RuntimeError> {
+        let wanted = carrack_runtime::LogQuery {
+            tail: query.tail.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
+            since_ns: query.since.map(|at| at.0.saturating_mul(NS_PER_MS)),
+            stream: None,
+            run: None,
+            follow: query.follow,
+        };
+        let open = |task: &TaskId| {
+            let reader = containers.runtime().logs(&task.to_string(), wanted.clone())?;
+            Ok(Source { task: *task, reader, lines: VecDeque::new() })
+        };
+        let sources = tasks.iter().map(open).collect::<Result<_, RuntimeError>>()?;
+        Ok(Self { sources, until_ns: query.until.map(|at| at.0.saturating_mul(NS_PER_MS)) })
+    }
+
+    fn signals(&self) -> std::io::Result<Vec<Signal>> {
+        self.sources.iter().filter_map(|source| source.reader.fd()).map(Signal::new).collect()
+    }
+
+    /// Nothing more will be written. A task that the node knows no more writes nothing either.
+    fn all_ended(&self, view: &View) -> bool {
+        self.sources
+            .iter()
+            .all(|source| view.report_of(source.task).is_none_or(|report| report.state.is_final()))
+    }
+
+    /// Further records in order of time; none when there are no more for now. Each source is read ahead before the earliest line
+    /// is taken, so the order holds for all that is written already.
+    fn next_records(&mut self) -> Result<Vec<LogRecord>, RuntimeError> {
+        let mut records = Vec::new();
+        for source in &mut self.sources {
+            source.fill()?;
+        }
+        while records.len() < RECORDS_PER_BATCH {
+            let earliest = self
+                .sources
+                .iter_mut()
+                .filter(|source| !source.lines.is_empty())
+                .min_by_key(|source| (source.lines.front().map(|line| line.time_ns), source.task));
+            let Some(source) = earliest else { break };
+            let Some(line) = source.lines.pop_front() else { break };
+            source.fill()?;
+            if self.until_ns.is_none_or(|until| line.time_ns <= until) {
+                records.push(record(source.task, line));
+            }
+        }
+        Ok(records)
+    }
+}
+
+impl Source {
+    fn fill(&mut self) -> Result<(), RuntimeError> {
+        if self.lines.is_empty() {
+            self.lines.extend(self.reader.next_lines(LINES_PER_READ)?);
+        }
+        Ok(())
+    }
+}
+
+fn record(task: TaskId, line: LogLine) -> LogRecord {
+    let mut text = String::from_utf8_lossy(&line.text).into_owned();
+    text.push('\n');
+    LogRecord {
+        task,
+        run: line.run,
+        at_ns: line.time_ns,
+        stream: match line.stream {
+            LogStream::Stdout => carrack_api::LogStream::Stdout,
+            LogStream::Stderr | LogStream::Supervisor => carrack_api::LogStream::Stderr,
+        },
+        text,
+    }
+}
