@@ -14,9 +14,11 @@
 //! needs no root, and reaches a node only through [`LocalSession`] and [`NodeGateway`].
 
 mod assign;
+mod change;
 mod clock;
 mod driver;
 mod events;
+mod image_name;
 mod place;
 mod plan;
 mod server;

@@ -112,6 +112,10 @@ impl World<'_> {
         let progressing = |reason: &str| Rollout::Progressing { reason: reason.into() };
         let Some(spec) = wanted else { return progressing("its tasks are being stopped") };
         let Some(record) = record else { return progressing("it is being set up") };
+        let in_step = self.state.service_spec(key, record.template).is_some_and(|s| s.task == spec.task);
+        if !in_step {
+            return progressing("its new revision is about to be rolled out");
+        }
         let deploy = self.state.stacks.get(&key.stack).map_or(0, |s| s.deploy);
         if let Some(failed) = record.failed.as_ref().filter(|f| f.deploy == deploy) {
             return Rollout::Failed { reason: failed.reason.clone() };
@@ -183,7 +187,7 @@ impl World<'_> {
             Some(TaskState::Completed) if old.is_none() => return Rollout::Converged,
             Some(_) => {
                 let text = task.verdict.as_ref().map(crate::plan::describe).unwrap_or_default();
-                return match scene.deploy == task.deploy || scene.is_moving() {
+                return match scene.deploy == task.deploy {
                     true => Rollout::Failed { reason: format!("{name} {text}") },
                     false => Rollout::Progressing { reason: format!("{name} {text}; it is replaced") },
                 };
@@ -215,7 +219,7 @@ impl World<'_> {
             Observed::Placed | Observed::Gone => format!("{name} placed"),
             Observed::Reported(report) => {
                 if let Failing::Yes(reason) = failing(task, report, scene.spec, self.now)
-                    && self.now.since(task.created_at) >= CRASH_PATIENCE
+                    && self.now.since(self.tried_since(task)) >= CRASH_PATIENCE
                 {
                     return Rollout::Failed { reason };
                 }
@@ -229,6 +233,12 @@ impl World<'_> {
             }
         };
         Rollout::Progressing { reason }
+    }
+
+    /// Since when the task has had its chance: it was made, or its stack was deployed again.
+    fn tried_since(self, task: &TaskRecord) -> Timestamp {
+        let deployed = self.state.stacks.get(&task.service.stack).map_or(Timestamp(0), |s| s.deployed_at);
+        task.created_at.max(deployed)
     }
 
     /// One task, past or present.

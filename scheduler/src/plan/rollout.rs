@@ -82,14 +82,6 @@ impl<'a> Scene<'a> {
         (self.is_moving() && self.record.converged.is_some()) || self.tasks.iter().any(|t| serves(&t))
     }
 
-    /// The template that empty slots are filled with; `None` when nothing is known to work.
-    pub(crate) fn serving_template(&self) -> Option<u64> {
-        match self.record.failed {
-            Some(_) => self.record.converged,
-            None => Some(self.record.template),
-        }
-    }
-
     /// Decides whether the rollout is given up. Ends that forbid a further try count always; crashes and a late start only when
     /// something older serves on: a first deploy keeps trying, as its dependencies may still be coming.
     pub(crate) fn judge(&self, now: Timestamp) -> Judgement {

@@ -1,0 +1,144 @@
+//! Images: what nodes hold, bring more, take away what nobody uses.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, BodyDataStream};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use carrack_api::client::write_frame;
+use carrack_api::stream::{FRAME_MAX_BYTES, Frame};
+use carrack_api::{HeldImage, NodeRequest, Problem, PullImage, ServiceKey};
+use futures_util::StreamExt;
+use tokio::io::{AsyncWrite, DuplexStream, WriteHalf};
+
+use super::App;
+use super::nodes::{Call, Gone, any_node, ask, heard, open, relay_frames, stream};
+use super::problem::{ApiResult, JsonBody};
+use crate::image_name::normalise;
+use crate::plan::Observations;
+use crate::store::{Snapshot, StackPhase};
+
+/// Time for a node to take an image away.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Images that nodes hold.
+#[utoipa::path(get, path = "/v1/images", responses((status = 200, body = Vec<HeldImage>)))]
+pub(super) async fn list(State(inner): App) -> Json<Vec<HeldImage>> {
+    Json(held(&inner.cluster.observed()))
+}
+
+fn held(observations: &Observations) -> Vec<HeldImage> {
+    let all: BTreeSet<HeldImage> =
+        observations.nodes.values().flat_map(|o| o.report.images.iter().cloned()).collect();
+    all.into_iter().collect()
+}
+
+/// Reads an archive (OCI layout or `docker save`) from the body. Answers frames: messages of progress, at last the images.
+#[utoipa::path(post, path = "/v1/images/load", request_body(content_type = "application/x-tar", content = Vec<u8>),
+    responses((status = 200, description = "frames", content_type = "application/vnd.carrack.frames"),
+        (status = 503, body = Problem)))]
+pub(super) async fn load(State(inner): App, body: Body) -> ApiResult<Response> {
+    let node = any_node(&inner).await?;
+    let Call { frames, input } = open(&inner, &node, NodeRequest::ImageLoad).await?;
+    Ok(stream(|sink| async move {
+        let feed = tokio::spawn(feed(body.into_data_stream(), input));
+        let answered: Result<(), Gone> = relay_frames(frames, &sink).await;
+        if answered.is_err() {
+            feed.abort();
+        }
+        // Otherwise the rest of the body is read on: a client that still sends hears the answer only after that.
+        match feed.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "an image archive broke off"),
+            Err(error) => tracing::debug!(%error, "an image archive was not read to its end"),
+        }
+    }))
+}
+
+/// Hands the body on as `Data` frames and an empty one. When the node stops reading, the rest is read and dropped; when the
+/// client breaks off, the node sees the end of its stream without the empty frame.
+async fn feed(mut body: BodyDataStream, mut input: WriteHalf<DuplexStream>) -> std::io::Result<()> {
+    let mut open = true;
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(std::io::Error::other)?;
+        for piece in chunk.chunks(FRAME_MAX_BYTES) {
+            open = open && send(&mut input, piece).await;
+        }
+    }
+    if open { write_frame(&mut input, &Frame::Data(Vec::new())).await } else { Ok(()) }
+}
+
+async fn send(input: &mut (impl AsyncWrite + Unpin), piece: &[u8]) -> bool {
+    write_frame(input, &Frame::Data(piece.to_vec())).await.is_ok()
+}
+
+/// Brings an image from its registry. Answers frames: messages of progress, at last the image.
+#[utoipa::path(post, path = "/v1/images/pull", request_body = PullImage,
+    responses((status = 200, description = "frames", content_type = "application/vnd.carrack.frames"),
+        (status = 503, body = Problem)))]
+pub(super) async fn pull(State(inner): App, JsonBody(body): JsonBody<PullImage>) -> ApiResult<Response> {
+    let node = any_node(&inner).await?;
+    let request = NodeRequest::ImagePull { reference: body.reference, credentials: body.credentials };
+    let call = open(&inner, &node, request).await?;
+    Ok(stream(|sink| async move {
+        // A client that is gone needs no end; the node sees its stream close.
+        let _: Result<(), Gone> = relay_frames(call.frames, &sink).await;
+    }))
+}
+
+/// Takes an image away, by name or digest, unless a stack uses it.
+#[utoipa::path(delete, path = "/v1/images/{*reference}", params(("reference" = String, Path)),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn delete(State(inner): App, Path(reference): Path<String>) -> ApiResult<StatusCode> {
+    let images = held(&inner.cluster.observed());
+    if let Some(user) = user_of(&inner.cluster.store.snapshot(), &images, &reference) {
+        let text = format!("image {reference:?} is used by {user}");
+        let hint =
+            format!("deploy {} without it or remove it with `carrack down {}` first", user.stack, user.stack);
+        return Err(Problem::new(409, "in-use", text).hint(hint).into());
+    }
+    let mut missing = None;
+    let nodes = heard(&inner);
+    for node in &nodes {
+        let request = NodeRequest::ImageRemove { reference: reference.clone() };
+        match ask::<serde_json::Value>(&inner, node, request, REMOVE_DEADLINE).await {
+            Ok(_) => missing = Some(None),
+            Err(problem) if problem.status == 404 => missing = missing.or(Some(Some(problem))),
+            Err(problem) => return Err(problem.into()),
+        }
+    }
+    match missing {
+        Some(None) => Ok(StatusCode::NO_CONTENT),
+        Some(Some(problem)) => Err(problem.into()),
+        None => Err(Problem::new(503, "no-node", "no node has reported yet").into()),
+    }
+}
+
+/// A service that needs the image: its spec in force or a task that has not ended names it, or its digest has no other name.
+fn user_of(snapshot: &Snapshot, images: &[HeldImage], reference: &str) -> Option<ServiceKey> {
+    let name = normalise(reference);
+    let meant: Vec<&HeldImage> = images.iter().filter(|i| i.name == name || i.digest == reference).collect();
+    let last_name = |digest: &str| {
+        meant.iter().any(|m| m.digest == digest)
+            && images.iter().filter(|i| i.digest == digest).all(|i| meant.iter().any(|m| m.name == i.name))
+    };
+    let uses = |image: &str, digest: Option<&str>| {
+        normalise(image) == name || digest.is_some_and(|d| d == reference || last_name(d))
+    };
+    let active = snapshot.stacks.values().filter(|s| s.phase == StackPhase::Active);
+    let of_specs = active.filter_map(|s| snapshot.spec(&s.name, s.revision)).flat_map(|spec| {
+        spec.services
+            .iter()
+            .map(|(name, service)| (ServiceKey::new(spec.name.clone(), name.clone()), service))
+    });
+    let live = snapshot.tasks.values().filter(|t| t.is_live());
+    let of_tasks =
+        live.filter_map(|t| Some((t.service.clone(), snapshot.service_spec(&t.service, t.revision)?)));
+    of_specs
+        .chain(of_tasks)
+        .find(|(_, s)| uses(&s.task.container.image, s.task.container.image_digest.as_deref()))
+        .map(|(key, _)| key)
+}

@@ -1,0 +1,105 @@
+//! Problems as answers, and extractors whose refusals are problems.
+
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use carrack_api::Problem;
+use carrack_api::http::PROBLEM_JSON;
+use serde::de::DeserializeOwned;
+
+use crate::store::CommitError;
+
+/// A problem on its way to a client.
+#[derive(Debug)]
+pub(super) struct ApiError(pub(super) Problem);
+
+/// What handlers answer.
+pub(super) type ApiResult<T> = Result<T, ApiError>;
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self.0).unwrap_or_default();
+        (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response()
+    }
+}
+
+/// A store's refusal as users meet it.
+pub(super) fn from_commit(error: CommitError) -> Problem {
+    match &error {
+        CommitError::Conflict(key) => {
+            Problem::new(409, "conflict", format!("{key} was changed meanwhile")).hint("try it again")
+        }
+        CommitError::TooLarge { .. } => Problem::new(413, "too-large", error.to_string())
+            .hint("move large environment values and files into the image or a volume"),
+        CommitError::Closed => Problem::new(503, "closing", "the daemon is stopping"),
+        CommitError::Io(_) => Problem::new(507, "store", error.to_string())
+            .hint("look at the free space and the health of the state directory's disk"),
+        CommitError::TooMany(_) => Problem::internal(error.to_string()),
+    }
+}
+
+/// `?query` as a value.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Query::<T>::try_from_uri(&parts.uri).map(|Query(value)| Self(value)).map_err(|e| {
+            ApiError(Problem::new(
+                400,
+                "invalid-query",
+                format!("the query cannot be read: {}", e.body_text()),
+            ))
+        })
+    }
+}
+
+/// A JSON body as a value; unknown fields are refused by the types.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|e| {
+            ApiError(Problem::new(
+                e.status().as_u16(),
+                "invalid-body",
+                format!("the body cannot be read: {}", e.body_text()),
+            ))
+        })?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|e| {
+            ApiError(Problem::new(400, "invalid-body", format!("the body is not what is expected: {e}")))
+        })
+    }
+}
+
+/// Reads a name of a path; one that breaks the grammar names nothing.
+pub(super) fn name<T: std::str::FromStr<Err = carrack_api::InvalidName>>(
+    text: &str,
+    kind: &str,
+) -> Result<T, Problem> {
+    text.parse().map_err(|e: carrack_api::InvalidName| Problem::not_found(kind, e.to_string()))
+}
+
+/// Any path that is no route.
+pub(super) async fn no_route(method: Method, uri: Uri) -> ApiError {
+    let problem = Problem::not_found("no-route", format!("nothing is at {method} {}", uri.path()));
+    ApiError(problem.hint("GET /v1/openapi.json lists all routes; is the daemon of the CLI's version?"))
+}
+
+/// A route that is asked with another method.
+pub(super) async fn no_method(method: Method, uri: Uri) -> ApiError {
+    let problem = Problem::new(405, "no-method", format!("{} does not answer {method}", uri.path()));
+    ApiError(problem.hint("GET /v1/openapi.json lists all routes"))
+}

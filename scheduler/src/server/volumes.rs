@@ -1,0 +1,79 @@
+//! Volumes: where they are, who uses them, and taking away what nobody uses.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use carrack_api::{NodeRequest, Problem, ServiceKey, VolumeName, VolumeStatus};
+
+use super::App;
+use super::nodes::{any_node, ask, heard};
+use super::problem::{ApiResult, from_commit, name};
+use crate::plan::volumes;
+use crate::store::{Key, Op, Snapshot, StackPhase, Txn};
+
+/// Time for a node to list its volumes, with their sizes.
+const LIST_DEADLINE: Duration = Duration::from_secs(30);
+/// Time for a node to take a volume's data away.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Volumes of all nodes.
+#[utoipa::path(get, path = "/v1/volumes", responses((status = 200, body = Vec<VolumeStatus>), (status = 503, body = Problem)))]
+pub(super) async fn list(State(inner): App) -> ApiResult<Json<Vec<VolumeStatus>>> {
+    any_node(&inner).await?;
+    let mut all: Vec<VolumeStatus> = Vec::new();
+    for node in heard(&inner) {
+        let found: Vec<VolumeStatus> = ask(&inner, &node, NodeRequest::VolumeList, LIST_DEADLINE).await?;
+        all.extend(found.into_iter().map(|v| VolumeStatus { node: v.node.or(Some(node.clone())), ..v }));
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Json(all))
+}
+
+/// Takes a volume and its data away, unless a service uses it.
+#[utoipa::path(delete, path = "/v1/volumes/{name}", params(("name" = String, Path)),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn delete(State(inner): App, Path(text): Path<String>) -> ApiResult<StatusCode> {
+    let volume: VolumeName = name(&text, "no-volume")?;
+    let snapshot = inner.cluster.store.snapshot();
+    if let Some(user) = user_of(&snapshot, &volume) {
+        let text = format!("volume {volume} is used by {user}");
+        let hint = format!("`carrack down {}` removes the stack; `-v` takes its volumes with it", user.stack);
+        return Err(Problem::new(409, "in-use", text).hint(hint).into());
+    }
+    let key = Key::Volume(volume.clone());
+    let node = match snapshot.volumes.get(&volume) {
+        Some(record) => record.node.clone(),
+        None => any_node(&inner).await?,
+    };
+    let request = NodeRequest::VolumeRemove { name: volume };
+    let removed: Result<serde_json::Value, Problem> = ask(&inner, &node, request, REMOVE_DEADLINE).await;
+    let version = snapshot.version(&key);
+    match removed {
+        Ok(_) => {}
+        // Its data is gone already: so is the reason to remember its home.
+        Err(problem) if problem.status == 404 && version.is_some() => {}
+        Err(problem) => return Err(problem.into()),
+    }
+    if version.is_some() {
+        let txn = Txn { expect: vec![(key.clone(), version)], ops: vec![Op::Delete(key)] };
+        inner.cluster.store.commit(txn).await.map_err(from_commit)?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A service that mounts the volume, by its spec in force or by a task that has not ended.
+fn user_of(snapshot: &Snapshot, volume: &VolumeName) -> Option<ServiceKey> {
+    let active = snapshot.stacks.values().filter(|s| s.phase == StackPhase::Active);
+    let specs = active.filter_map(|s| snapshot.spec(&s.name, s.revision));
+    let of_specs = specs.flat_map(|spec| {
+        spec.services
+            .iter()
+            .map(|(name, service)| (ServiceKey::new(spec.name.clone(), name.clone()), service))
+    });
+    let live = snapshot.tasks.values().filter(|t| t.is_live());
+    let of_tasks =
+        live.filter_map(|t| Some((t.service.clone(), snapshot.service_spec(&t.service, t.revision)?)));
+    of_specs.chain(of_tasks).find(|(_, service)| volumes(service).contains(volume)).map(|(key, _)| key)
+}
