@@ -198,13 +198,21 @@ fn nul() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "contains a NUL byte")
 }
 
-/// Ends the calling process when its parent dies; false when the parent is gone already.
-pub(crate) fn die_with_parent(parent: i32) -> bool {
-    // SAFETY: plain calls on our own process.
+/// Closes everything but the standard streams and one descriptor, which gets close-on-exec; gives its new number.
+pub(crate) fn close_all_but(keep: RawFd) -> io::Result<RawFd> {
+    const FIRST: RawFd = 3;
+    // SAFETY: plain calls on our own descriptors; the caller uses none of those that are closed.
     unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        libc::getppid() == parent
+        if keep != FIRST && libc::dup3(keep, FIRST, libc::O_CLOEXEC) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // Kernels that cannot (before 5.9) are not supported.
+        if libc::syscall(libc::SYS_close_range, FIRST + 1, libc::c_int::MAX, 0) != 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
+    set_cloexec(FIRST, true)?;
+    Ok(FIRST)
 }
 
 /// The number of a descriptor that stays open over `execve`.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Cgroup, MemoryWatch, MemoryWatchFds, now};
 use crate::child;
-use crate::init::exit_code;
+use crate::init::{exit_code, is_static};
 use crate::log::{FRAME_HEADER_BYTES, FRAME_MAX_BYTES, FrameKind, LogWriter};
 use crate::process::{ProcessId, boot_id};
 use crate::program::Report;
@@ -82,15 +82,18 @@ impl KeepState {
     }
 
     /// Becomes the keeper; returns only when that fails.
-    pub(crate) fn execute(&self) {
-        let Ok(state) = serde_json::to_string(self) else { return };
+    pub(crate) fn execute(self) -> io::Result<std::convert::Infallible> {
         // Streams to the daemon end here; what the keeper has to say goes to files.
-        let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return };
-        if rustix::stdio::dup2_stdin(&null).and_then(|()| rustix::stdio::dup2_stdout(&null)).is_err() {
-            return;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        let own = std::path::Path::new("/proc/self/exe");
+        if !is_static(&File::open(own)?) {
+            // Our mount namespace holds no loader for a development build: it goes on as it is, with all its memory.
+            run(self);
         }
-        let argv = ["carrack-supervisor".to_owned(), MODE.to_owned(), state];
-        let _ = child::execve(std::path::Path::new("/proc/self/exe"), &argv, &[]);
+        let argv = ["carrack-supervisor".to_owned(), MODE.to_owned(), serde_json::to_string(&self)?];
+        Err(child::execve(own, &argv, &[]))
     }
 }
 
@@ -99,6 +102,10 @@ pub(crate) fn main(arguments: &[String]) -> ! {
     let Some(state) = arguments.first().and_then(|text| serde_json::from_str::<KeepState>(text).ok()) else {
         child::exit_now(125)
     };
+    run(state)
+}
+
+fn run(state: KeepState) -> ! {
     // Refused without CAP_SYS_RESOURCE; then the kernel judges the keeper by its size, which is small.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     let run_dir = RunDir(state.run_dir.clone());

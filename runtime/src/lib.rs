@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod cgroup;
 mod child;
 mod copy;
+pub mod doctor;
 pub mod error;
 mod exec;
 mod exec_child;

@@ -1,0 +1,202 @@
+//! The bundle as text: what a default container gets, and each rule by itself.
+
+use std::collections::BTreeMap;
+
+use carrack_api::{Bytes, ContainerSpec, MilliCpus, Security, Ulimit};
+
+use super::*;
+use crate::request::RunId;
+
+fn host() -> HostFacts {
+    HostFacts {
+        cpus: 2,
+        capabilities: ALL_CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
+        ulimits: BTreeMap::from([("nofile".to_owned(), (1024, 4096))]),
+        swap_limit: true,
+        ..Default::default()
+    }
+}
+
+fn request(spec: ContainerSpec) -> StartRequest {
+    StartRequest {
+        id: RunId::new("t1", 1),
+        spec,
+        image: ImageConfig {
+            entrypoint: vec!["/entry".into()],
+            cmd: vec!["serve".into()],
+            env: vec!["PATH=/bin".into(), "A=image".into()],
+            ..Default::default()
+        },
+        lowerdirs: vec!["/layer".into()],
+        network: Network::Namespace("/run/netns/x".into()),
+        hostname: "web-1".into(),
+        addresses: Vec::new(),
+        resolv_conf: None,
+        host_gateway: None,
+        env: BTreeMap::new(),
+        files: Vec::new(),
+        log: Default::default(),
+    }
+}
+
+fn prepared() -> Prepared {
+    Prepared {
+        rootfs: "/carrack/rootfs".into(),
+        cgroup: "/carrack-x/t1.1".into(),
+        cgroup_view: "/carrack/cgroup".into(),
+        netns: Some("/proc/self/fd/7".into()),
+        ..Default::default()
+    }
+}
+
+fn json_of(spec: ContainerSpec) -> (Value, Vec<String>) {
+    let bundle = build(&request(spec), &prepared(), &host()).unwrap();
+    (serde_json::to_value(&bundle.spec).unwrap(), bundle.warnings)
+}
+
+fn error_of(spec: ContainerSpec) -> String {
+    build(&request(spec), &prepared(), &host()).unwrap_err().to_string()
+}
+
+#[test]
+fn a_default_container_is_confined() {
+    let (json, warnings) = json_of(ContainerSpec::default());
+    assert_eq!(warnings, Vec::<String>::new());
+    let process = &json["process"];
+    assert_eq!(process["args"], json!(["/entry", "serve"]));
+    assert_eq!(process["env"], json!(["PATH=/bin", "HOSTNAME=web-1", "A=image", "HOME=/"]));
+    assert_eq!(process["cwd"], "/");
+    assert_eq!(process["noNewPrivileges"], true);
+    let capabilities = process["capabilities"]["bounding"].as_array().unwrap().len();
+    assert_eq!(capabilities, 10);
+    for gone in ["CAP_NET_RAW", "CAP_MKNOD", "CAP_SYS_ADMIN", "CAP_AUDIT_WRITE", "CAP_SETFCAP"] {
+        assert!(!process["capabilities"]["bounding"].as_array().unwrap().contains(&json!(gone)), "{gone}");
+    }
+    assert_eq!(json["hostname"], "web-1");
+    assert_eq!(json["linux"]["resources"]["pids"], json!({ "limit": 4096 }));
+    assert_eq!(json["linux"]["resources"]["devices"][0]["allow"], false);
+    assert_eq!(json["linux"]["sysctl"]["net.ipv4.ip_unprivileged_port_start"], "0");
+    assert!(json["linux"]["maskedPaths"].as_array().unwrap().contains(&json!("/proc/kcore")));
+    assert!(json["linux"]["readonlyPaths"].as_array().unwrap().contains(&json!("/proc/sys")));
+    let kinds: Vec<_> = json["linux"]["namespaces"].as_array().unwrap().iter().map(|ns| ns["type"].clone()).collect();
+    assert_eq!(json!(kinds), json!(["mount", "cgroup", "pid", "ipc", "uts", "network"]));
+}
+
+#[test]
+fn command_and_entrypoint_follow_docker() {
+    let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+    let args = |entrypoint, command| {
+        json_of(ContainerSpec { entrypoint, command, ..Default::default() }).0["process"]["args"].clone()
+    };
+    assert_eq!(args(None, words(&["x"])), json!(["/entry", "x"]));
+    assert_eq!(args(words(&["/e"]), None), json!(["/e"]));
+    assert_eq!(args(words(&["/e"]), words(&["x"])), json!(["/e", "x"]));
+    assert_eq!(args(words(&[]), words(&["x"])), json!(["x"]));
+    let nothing = ContainerSpec { entrypoint: words(&[]), ..Default::default() };
+    assert_eq!(error_of(nothing), "neither the service nor its image names a command");
+}
+
+#[test]
+fn variables_are_replaced_added_and_removed() {
+    let env = BTreeMap::from([
+        ("A".to_owned(), Some("spec".to_owned())),
+        ("PATH".to_owned(), None),
+        ("B".to_owned(), Some(String::new())),
+    ]);
+    let (json, _) = json_of(ContainerSpec { env, tty: true, ..Default::default() });
+    assert_eq!(json["process"]["env"], json!(["HOSTNAME=web-1", "TERM=xterm", "A=spec", "B=", "HOME=/"]));
+}
+
+#[test]
+fn limits_are_converted_and_clamped() {
+    let mut spec = ContainerSpec::default();
+    spec.limits.cpus = Some(MilliCpus(500));
+    spec.limits.memory = Some(Bytes(64 << 20));
+    spec.limits.pids = Some(0);
+    let (json, warnings) = json_of(spec.clone());
+    assert_eq!(json["linux"]["resources"]["cpu"], json!({ "quota": 50_000, "period": 100_000 }));
+    assert_eq!(json["linux"]["resources"]["memory"], json!({ "limit": 64 << 20, "swap": 64 << 20 }));
+    assert_eq!(json["linux"]["resources"]["pids"], json!({ "limit": -1 }));
+    assert!(warnings.is_empty());
+    spec.limits.cpus = Some(MilliCpus(64_000));
+    let (json, warnings) = json_of(spec.clone());
+    assert_eq!(json["linux"]["resources"]["cpu"]["quota"], 200_000);
+    assert_eq!(warnings, ["CPU limit 64 is more than the node's 2 CPUs"]);
+    spec.limits.memory_swap = Some(Bytes(1));
+    assert!(error_of(spec).starts_with("limits.memory_swap: "));
+}
+
+#[test]
+fn ulimits_are_clamped_only_without_the_capability() {
+    let ulimits = BTreeMap::from([("nofile".to_owned(), Ulimit { soft: 8000, hard: -1 })]);
+    let spec = ContainerSpec { ulimits, ..Default::default() };
+    let (json, _) = json_of(spec.clone());
+    assert_eq!(json["process"]["rlimits"], json!([{ "type": "RLIMIT_NOFILE", "soft": 8000, "hard": u64::MAX }]));
+    let mut host = host();
+    host.capabilities.remove("SYS_RESOURCE");
+    let bundle = build(&request(spec), &prepared(), &host).unwrap();
+    let json = serde_json::to_value(&bundle.spec).unwrap();
+    assert_eq!(json["process"]["rlimits"], json!([{ "type": "RLIMIT_NOFILE", "soft": 4096, "hard": 4096 }]));
+    assert!(bundle.warnings[0].contains("CAP_SYS_RESOURCE"), "{:?}", bundle.warnings);
+}
+
+#[test]
+fn capabilities_follow_docker() {
+    let names = |security: Security| {
+        let spec = ContainerSpec { security, ..Default::default() };
+        build(&request(spec), &prepared(), &host()).unwrap().capabilities.into_iter().collect::<Vec<_>>()
+    };
+    let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        names(Security { cap_drop: list(&["ALL"]), cap_add: list(&["CAP_NET_RAW", "chown"]), ..Default::default() }),
+        ["CHOWN", "NET_RAW"]
+    );
+    assert_eq!(names(Security { cap_add: list(&["ALL"]), cap_drop: list(&["MKNOD"]), ..Default::default() }).len(), 40);
+    assert_eq!(names(Security { privileged: true, ..Default::default() }).len(), 41);
+    let security = Security { cap_add: list(&["NOPE"]), ..Default::default() };
+    assert_eq!(error_of(ContainerSpec { security, ..Default::default() }), "cap_add: \"NOPE\" is no capability");
+}
+
+#[test]
+fn without_no_new_privileges_the_executor_gets_what_it_needs_to_load_the_filter() {
+    let security = Security { no_new_privileges: Some(false), ..Default::default() };
+    let bundle = build(&request(ContainerSpec { security, ..Default::default() }), &prepared(), &host()).unwrap();
+    let json = serde_json::to_value(&bundle.spec).unwrap();
+    assert_eq!(json["process"].get("noNewPrivileges"), None);
+    assert!(json["process"]["capabilities"]["effective"].as_array().unwrap().contains(&json!("CAP_SYS_ADMIN")));
+    assert!(!bundle.capabilities.contains("SYS_ADMIN") && bundle.seccomp);
+}
+
+#[test]
+fn what_belongs_to_the_host_is_refused() {
+    let sysctl = |name: &str| ContainerSpec {
+        sysctls: BTreeMap::from([(name.to_owned(), "1".to_owned())]),
+        ..Default::default()
+    };
+    assert!(error_of(sysctl("kernel.panic")).starts_with("sysctls: "));
+    assert!(error_of(sysctl("vm.swappiness")).starts_with("sysctls: "));
+    assert_eq!(json_of(sysctl("net.core.somaxconn")).0["linux"]["sysctl"]["net.core.somaxconn"], "1");
+    for dir in ["/proc/self/fd/7", "/sys", "/a/../b"] {
+        let spec = ContainerSpec { working_dir: Some(dir.into()), ..Default::default() };
+        assert!(error_of(spec).starts_with("working directory"), "{dir}");
+    }
+    let spec = ContainerSpec { stop_signal: Some("SIGNOPE".into()), ..Default::default() };
+    assert!(error_of(spec).starts_with("stop_signal: "));
+}
+
+#[test]
+fn mounts_of_the_user_come_after_their_parents_and_replace_ours() {
+    let bind = |target: &str| ReadyMount {
+        target: target.into(),
+        kind: MountKind::Bind { source: "/carrack/mounts/0".into(), propagation: String::new() },
+        read_only: target == "/a",
+    };
+    let mut prepared = prepared();
+    prepared.mounts = vec![bind("/a/b/c"), bind("/a"), bind("/dev/shm")];
+    let bundle = build(&request(ContainerSpec::default()), &prepared, &host()).unwrap();
+    let json = serde_json::to_value(&bundle.spec).unwrap();
+    let mounts = json["mounts"].as_array().unwrap();
+    let targets: Vec<_> = mounts.iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
+    assert_eq!(targets, ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/dev/mqueue", "/a", "/dev/shm", "/a/b/c"]);
+    assert_eq!(mounts[6]["options"], json!(["rbind", "rprivate", "ro"]));
+}

@@ -37,10 +37,19 @@ pub(crate) struct ProgramExecutor {
     pub(crate) seccomp: Option<Vec<Instruction>>,
     /// Write end of the report pipe.
     pub(crate) report: RawFd,
-    /// Our binary, when PID 1 is to be our reaper.
-    pub(crate) init: Option<RawFd>,
+    /// How PID 1 becomes our reaper, if at all.
+    pub(crate) init: Option<Init>,
     /// Capabilities held only for loading the filter.
     pub(crate) give_up: Vec<u32>,
+}
+
+/// How PID 1 becomes our reaper; see `init`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Init {
+    /// By `execve` of our binary, opened.
+    Execute(RawFd),
+    /// As it is.
+    Stay,
 }
 
 impl Executor for ProgramExecutor {
@@ -76,7 +85,11 @@ impl ProgramExecutor {
         if let Err(error) = child::give_up_capabilities(&self.give_up) {
             return step("give up capabilities", error);
         }
-        let Some(own) = self.init else { return become_program(argv, env) };
+        let own = match self.init {
+            None => return become_program(argv, env),
+            Some(Init::Stay) => init::run(self.report, argv, env),
+            Some(Init::Execute(own)) => own,
+        };
         if let Err(error) = child::set_cloexec(self.report, false) {
             return step("keep the report pipe", error);
         }
@@ -135,7 +148,9 @@ pub(super) fn create(
     let executor = ProgramExecutor {
         seccomp: program,
         report: report_write.as_raw_fd(),
-        init: bundle.init.then(|| own_exe.as_raw_fd()),
+        init: bundle.init.then(|| {
+            if init::is_static(&own_exe) { Init::Execute(own_exe.as_raw_fd()) } else { Init::Stay }
+        }),
         give_up,
     };
     std::fs::create_dir_all(run.oci()).map_err(system("make the state directory"))?;

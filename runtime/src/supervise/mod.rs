@@ -19,6 +19,7 @@ pub(crate) use create::{CONTAINER_ID, ProgramExecutor, Started, Stdio, dev_null,
 
 pub(crate) use facts::own_capabilities;
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -88,9 +89,6 @@ pub(crate) fn system<E: std::error::Error>(step: &str) -> impl FnOnce(E) -> Star
     move |error| StartError::System { step, why: chain(&error) }
 }
 
-/// A type without values.
-enum Never {}
-
 struct Supervisor {
     run: RunDir,
     launch: Launch,
@@ -129,7 +127,7 @@ impl Supervisor {
     }
 
     /// Starts the container and becomes its keeper.
-    fn start(self) -> Result<Never, StartError> {
+    fn start(self) -> Result<Infallible, StartError> {
         let cgroup = self.cgroups.run(&self.launch.request.id);
         let result = self.start_container();
         // Only reached on failure. The daemon removes the directories; processes and cgroup are ours.
@@ -143,7 +141,7 @@ impl Supervisor {
         }
     }
 
-    fn start_container(mut self) -> Result<Never, StartError> {
+    fn start_container(mut self) -> Result<Infallible, StartError> {
         let request = &self.launch.request;
         let locks = lock_layers(&request.lowerdirs)?;
         let own_exe = File::open("/proc/self/exe").map_err(system("open the own binary"))?;
@@ -190,9 +188,8 @@ impl Supervisor {
             child::leave_open(lock).map_err(system("keep the layers locked"))?;
         }
         send(&Ok(self.record.clone()));
-        keep.execute();
-        // The program runs and nobody would keep it: end it.
-        Err(StartError::System { step: "become the keeper".into(), why: std::io::Error::last_os_error().to_string() })
+        // On failure the program runs and nobody would keep it: it is ended.
+        keep.execute().map_err(system("become the keeper"))
     }
 
     fn write_bundle(&self, bundle: &Bundle) -> Result<Option<Vec<seccomp::Instruction>>, StartError> {
