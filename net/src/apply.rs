@@ -114,7 +114,8 @@ impl Applier<'_> {
         let claimed = self.wanted.endpoints.iter().find(|(key, _)| link_name(key) == *name);
         let Some((key, endpoint)) = claimed else { return Err(self.missing_link(name)) };
         let Some(netns) = self.namespaces.get(key) else { return Err(self.missing_link(name)) };
-        if let Some(found) = self.links.links()?.remove(name) {
+        let there = self.index_of(name)?.is_some();
+        if let Some(found) = if there { self.links.links()?.remove(name) } else { None } {
             if !is_ours(&found, &self.wanted.config.instance) {
                 return Err(NetError::ForeignLink { name: name.to_owned(), alias: found.alias });
             }

@@ -17,6 +17,7 @@ mod link;
 pub mod listen;
 mod lower;
 pub mod model;
+mod narrow;
 pub mod network;
 pub mod nft;
 pub mod ns;

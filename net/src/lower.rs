@@ -96,17 +96,24 @@ fn keep_unclaimed(present: &Kernel, kernel: &mut Kernel) {
 }
 
 fn elements(wanted: &Wanted, present: &Elements) -> Elements {
-    let mut elements = Elements::new();
+    // Without a snapshot, what is there stays.
+    let mut elements = if wanted.tables.is_some() { Elements::new() } else { present.clone() };
     let mut put = |set: SetId, key: Key, datum: Datum| {
         elements.entry(set).or_default().insert(key, datum);
     };
-    let tables = &wanted.tables;
+    let local: BTreeSet<Ipv4Addr> = wanted.endpoints.values().map(|endpoint| endpoint.address).collect();
+    for address in &local {
+        put(SetId::Hairpin, pair_key(*address, *address), Datum::Nothing);
+    }
+    for block in &wanted.config.blocks {
+        put(SetId::Blocks, address_key(block.address()), Datum::Nothing);
+    }
+    let Some(tables) = &wanted.tables else { return elements };
     for (vip, endpoints) in &tables.services {
         let targets: Vec<Datum> = endpoints.iter().copied().map(address_value).collect();
         let key = |slot| slot_key(*vip, slot);
         fill_slots(&mut put, present, &targets, SetId::Services, address_key(*vip), SetId::Slots, key);
     }
-    let local: BTreeSet<Ipv4Addr> = wanted.endpoints.values().map(|endpoint| endpoint.address).collect();
     for (port, target) in &tables.ports {
         put(SetId::Published, port_key(*port), Datum::Nothing);
         let here = target.endpoints.iter().any(|address| local.contains(address));
@@ -121,12 +128,6 @@ fn elements(wanted: &Wanted, present: &Elements) -> Elements {
         for (_, to) in isolation.allowed.range((class, u32::MIN)..=(class, u32::MAX)) {
             put(SetId::Reach, reach_key(address, *to), Datum::Nothing);
         }
-    }
-    for address in local {
-        put(SetId::Hairpin, pair_key(address, address), Datum::Nothing);
-    }
-    for block in &wanted.config.blocks {
-        put(SetId::Blocks, address_key(block.address()), Datum::Nothing);
     }
     elements
 }

@@ -247,8 +247,8 @@ pub struct Wanted {
     pub mtu: u32,
     /// The endpoints wired here.
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
-    /// The tables.
-    pub tables: Tables,
+    /// The tables. `None` until a snapshot is known: what a last daemon put into the kernel stays until then.
+    pub tables: Option<Tables>,
     /// Whether all endpoints that live on after a restart were named again. Only then is a link of ours that no
     /// endpoint owns a leftover that may be removed.
     pub settled: bool,

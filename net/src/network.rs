@@ -25,7 +25,9 @@ use crate::ipnet::Ipv4Net;
 use crate::link::Links;
 use crate::lower::{layout, lower};
 use crate::model::{Config, Endpoint, EndpointKey, PortKey, Protocol, Tables, Wanted};
-use crate::nft::dump::{TableState, generation, table_owner};
+use crate::narrow::{Reached, widen};
+use crate::nft::dump::{generation, table_owner};
+use crate::nft::foreign::Foreign;
 use crate::ns::Netns;
 use crate::observe::{is_ours, observe, warnings};
 use crate::plan::{Op, Step, difference, plan, removal};
@@ -59,6 +61,8 @@ struct State {
     nft: Socket,
     /// What the kernel held after the last change, if that is certain.
     known: Option<Kernel>,
+    /// What that was made from.
+    reached: Reached,
 }
 
 /// An endpoint that is wired.
@@ -108,9 +112,15 @@ impl Network {
             None => default_mtu(&mut links)?,
         };
         let node_address = config.node_address().unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let wanted =
-            Wanted { config, mtu, endpoints: BTreeMap::new(), tables: Tables::default(), settled: false };
-        let mut state = State { wanted, namespaces: BTreeMap::new(), links, nft, known: None };
+        let wanted = Wanted { config, mtu, endpoints: BTreeMap::new(), tables: None, settled: false };
+        let mut state = State {
+            wanted,
+            namespaces: BTreeMap::new(),
+            links,
+            nft,
+            known: None,
+            reached: Reached::default(),
+        };
         state.prepare_host()?;
         Ok(Self {
             state: Mutex::new(state),
@@ -162,7 +172,7 @@ impl Network {
     /// members must hold every task that has an address, draining ones too; the services only endpoints that pass.
     pub fn set_tables(&self, tables: &Tables) -> Result<Report, NetError> {
         let mut state = self.state();
-        state.wanted.tables = tables.clone();
+        state.wanted.tables = Some(tables.clone());
         state.converge()
     }
 
@@ -242,13 +252,10 @@ impl State {
     /// What the host needs before the first endpoint; elements that are there stay.
     fn prepare_host(&mut self) -> Result<(), NetError> {
         let present = self.observe()?;
-        let mut kernel = lower(&self.wanted, &present);
-        if matches!(present.table, TableState::Intact | TableState::Damaged { .. }) {
-            kernel.elements = present.elements.clone();
-        }
+        let kernel = lower(&self.wanted, &present);
         let steps = difference(&kernel, &present);
         self.run(&steps)?;
-        self.remember(kernel, present, &steps);
+        self.remember(kernel, present.foreign, &steps);
         Ok(())
     }
 
@@ -312,7 +319,9 @@ impl State {
 
     /// Removes a link of ours and what goes with it; a foreign link of the name stays and is an error.
     fn unlink(&mut self, name: &str) -> Result<(), NetError> {
-        let Some(facts) = self.links.links()?.remove(name) else {
+        // A dump costs more the more links there are; a look-up does not.
+        let there = self.links.index_of(name)?.is_some();
+        let Some(facts) = (if there { self.links.links()?.remove(name) } else { None }) else {
             self.forget_link(name);
             return Ok(());
         };
@@ -336,11 +345,16 @@ impl State {
     /// Plans from what is known and applies; if the kernel differs from what was known, looks and plans again.
     fn converge(&mut self) -> Result<Report, NetError> {
         if let Some(known) = self.known.take() {
-            let kernel = lower(&self.wanted, &known);
-            let steps = difference(&kernel, &known);
+            let narrowed = self.reached.narrow(&self.wanted, &known);
+            let (wanted, present) =
+                narrowed.as_ref().map_or((&self.wanted, &known), |(wanted, kernel)| (wanted, kernel));
+            let kernel = lower(wanted, present);
+            let steps = difference(&kernel, present);
             match self.run(&steps) {
                 Ok(()) => {
-                    self.remember(kernel, known, &steps);
+                    let foreign = known.foreign.clone();
+                    self.remember(widen(known, kernel, &steps), foreign, &steps);
+                    self.reached.update(&self.wanted);
                     return Ok(Report { steps, warnings: Vec::new() });
                 }
                 Err(error) => tracing::warn!(%error, "the kernel is not as remembered; looking at it"),
@@ -350,16 +364,17 @@ impl State {
         let kernel = lower(&self.wanted, &present);
         let steps = difference(&kernel, &present);
         self.run(&steps)?;
-        self.remember(kernel, present, &steps);
+        self.remember(kernel, present.foreign, &steps);
+        self.reached.update(&self.wanted);
         Ok(Report { steps, warnings: Vec::new() })
     }
 
     /// The plan was applied, so the kernel holds what was wanted. Only the handles of rules in foreign chains are the
     /// kernel's choice; after a change there it must be looked at again.
-    fn remember(&mut self, reached: Kernel, before: Kernel, steps: &[Step]) {
+    fn remember(&mut self, reached: Kernel, foreign: Foreign, steps: &[Step]) {
         let foreign_changed =
             steps.iter().any(|step| matches!(step.op, Op::InsertForeign { .. } | Op::DeleteForeign { .. }));
-        self.known = (!foreign_changed).then_some(Kernel { foreign: before.foreign, ..reached });
+        self.known = (!foreign_changed).then_some(Kernel { foreign, ..reached });
     }
 
     fn observe(&mut self) -> Result<Kernel, NetError> {

@@ -137,6 +137,26 @@ fn a_change_of_tables_heals_what_somebody_else_broke() {
 }
 
 #[test]
+fn a_batch_is_made_as_a_whole_or_not_at_all() {
+    let mut lab = served();
+    lab.service(2, &[2]);
+    lab.apply();
+    // The next batch removes VIP 2, and then a slot that somebody has already removed.
+    lab.host.run(|| sh("nft delete element ip carrack slots_16 { 10.252.0.1 . 0x3 : 10.192.7.3 }")).unwrap();
+    lab.tables.services.remove(&vip(2));
+    lab.service(1, &[2]);
+    let report = lab.apply();
+    let [carrack_net::plan::Step { op: Op::ChangeElements { changes }, .. }] = &report.steps[..] else {
+        panic!("{:?}", report.steps)
+    };
+    // Of the refused batch nothing was made: all of it is in the second one. 16 + 16 slots and the VIP.
+    assert_eq!(changes.len(), 33);
+    assert_quiet(&lab);
+    assert_eq!(ask(&lab.host, vip(1), 80).unwrap().server, address(2).to_string());
+    assert!(ask(&lab.host, vip(2), 80).is_err());
+}
+
+#[test]
 fn any_change_of_the_ruleset_is_noticed_by_its_generation() {
     let lab = served();
     let generation = || lab.on_host(|network| network.ruleset_generation()).unwrap();
@@ -221,7 +241,11 @@ fn a_restarted_daemon_adopts_and_disturbs_nothing() {
             .on_host(|network| network.ensure_endpoint(&container.key, *address, &container.netns))
             .unwrap();
         assert!(!handle.made);
+        // Not even for a moment is there a gap: the tables are not set yet.
+        assert_eq!(lab.inventory(), before);
     }
+    let early = lab.on_host(|network| network.audit()).unwrap();
+    assert!(early.steps.is_empty(), "{:?}", early.steps);
     lab.apply();
     lab.on_host(Network::settle);
     assert_quiet(&lab);

@@ -29,7 +29,7 @@ fn wanted(endpoints: u8) -> Wanted {
         internal: BTreeSet::new(),
     };
     let endpoints = lasts.map(|last| (key(last), Endpoint { address: address(last) })).collect();
-    Wanted { config, mtu: 1500, endpoints, tables, settled: true }
+    Wanted { config, mtu: 1500, endpoints, tables: Some(tables), settled: true }
 }
 
 fn address(last: u8) -> Ipv4Addr {
@@ -120,7 +120,7 @@ fn a_removal_leaves_nothing_but_settings() {
 fn one_endpoint_swapped_is_one_batch_that_moves_only_its_slots() {
     let before = after(&plan(&wanted(20), &Kernel::empty()), Kernel::empty());
     let mut swapped = wanted(20);
-    let service = swapped.tables.services.values_mut().next().unwrap();
+    let service = swapped.tables.as_mut().unwrap().services.values_mut().next().unwrap();
     service.remove(&address(2));
     service.insert(address(99));
     let steps = plan(&swapped, &before);
@@ -134,7 +134,7 @@ fn one_endpoint_swapped_is_one_batch_that_moves_only_its_slots() {
 fn a_change_of_the_size_class_is_one_batch() {
     let before = after(&plan(&wanted(2), &Kernel::empty()), Kernel::empty());
     let mut grown = wanted(2);
-    let service = grown.tables.services.values_mut().next().unwrap();
+    let service = grown.tables.as_mut().unwrap().services.values_mut().next().unwrap();
     service.insert(address(99));
     let steps = plan(&grown, &before);
     let [Step { op: Op::ChangeElements { changes }, .. }] = &steps[..] else { panic!("{steps:?}") };
@@ -146,10 +146,18 @@ fn a_change_of_the_size_class_is_one_batch() {
 fn a_withdrawn_service_leaves_no_element() {
     let before = after(&plan(&wanted(3), &Kernel::empty()), Kernel::empty());
     let mut without = wanted(3);
-    without.tables.services.values_mut().next().unwrap().clear();
+    without.tables.as_mut().unwrap().services.values_mut().next().unwrap().clear();
     let kernel = after(&plan(&without, &before), before);
     assert!(!kernel.elements.contains_key(&SetId::Services));
     assert!(!kernel.elements.keys().any(|set| matches!(set, SetId::Slots(_))));
+}
+
+#[test]
+fn without_a_snapshot_the_table_keeps_what_it_has() {
+    let before = after(&plan(&wanted(2), &Kernel::empty()), Kernel::empty());
+    let mut restarted = wanted(2);
+    restarted.tables = None;
+    assert_eq!(plan(&restarted, &before), Vec::new());
 }
 
 #[test]
