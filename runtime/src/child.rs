@@ -1,5 +1,8 @@
 //! What all our child processes share: fork, descriptors by number, signals, `execve`. The unsafe corner of this crate.
-#![expect(unsafe_code, reason = "fork, execve, signals and descriptors given by number have no safe interface")]
+#![expect(
+    unsafe_code,
+    reason = "fork, execve, signals and descriptors given by number have no safe interface"
+)]
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -125,7 +128,8 @@ pub(crate) fn load_seccomp(program: &[Instruction]) -> io::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::other("seccomp program is too long"))?;
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: `Instruction` has the layout of `sock_filter`, the program outlives the call, and the kernel only reads it.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -184,7 +188,9 @@ fn with_vectors(
     env: &[String],
     call: impl FnOnce(*const *const libc::c_char, *const *const libc::c_char),
 ) -> io::Error {
-    let convert = |list: &[String]| list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>();
+    let convert = |list: &[String]| {
+        list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>()
+    };
     let (Ok(argv), Ok(env)) = (convert(argv), convert(env)) else { return nul() };
     let pointers = |list: &[CString]| {
         list.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>()

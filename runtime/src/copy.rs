@@ -9,8 +9,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr,
-    flistxattr, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, readlinkat, statat, symlinkat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown,
+    fgetxattr, flistxattr, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, readlinkat, statat,
+    symlinkat,
 };
 
 /// Deepest directory that is copied; an image has no business below that.
@@ -21,7 +22,12 @@ const XATTR_MAX_BYTES: usize = 64 << 10;
 /// Copies the content and the attributes of a directory into an empty one.
 pub(crate) fn copy_tree(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
     let stat = rustix::fs::fstat(source)?;
-    Copier { links: HashMap::new(), root: target.as_fd() }.directory(source.as_fd(), target.as_fd(), "", 0)?;
+    Copier { links: HashMap::new(), root: target.as_fd() }.directory(
+        source.as_fd(),
+        target.as_fd(),
+        "",
+        0,
+    )?;
     attributes(source.as_fd(), target.as_fd(), &stat)
 }
 
@@ -32,7 +38,13 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    fn directory(&mut self, source: BorrowedFd<'_>, target: BorrowedFd<'_>, path: &str, depth: usize) -> io::Result<()> {
+    fn directory(
+        &mut self,
+        source: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+        path: &str,
+        depth: usize,
+    ) -> io::Result<()> {
         if depth > MAX_DEPTH {
             return Err(io::Error::other(format!("directories are nested more than {MAX_DEPTH} deep")));
         }
@@ -121,7 +133,8 @@ fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> io::Resu
     fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     extended_attributes(from, to)?;
     fchmod(to, mode(stat))?;
-    let time = |seconds: i64, nanos: u64| Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanos).unwrap_or(0) };
+    let time =
+        |seconds: i64, nanos: u64| Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanos).unwrap_or(0) };
     let times = Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),

@@ -84,7 +84,9 @@ fn cgroups() -> Vec<Fact> {
     };
     let (found, level, cost) = match cgroups.mode() {
         CgroupMode::V2 => ("v2", Level::Good, ""),
-        CgroupMode::V1 { hybrid: true } => ("v1 (hybrid)", Level::Reduced, "killing a container takes several steps"),
+        CgroupMode::V1 { hybrid: true } => {
+            ("v1 (hybrid)", Level::Reduced, "killing a container takes several steps")
+        }
         CgroupMode::V1 { hybrid: false } => ("v1", Level::Reduced, "killing a container takes several steps"),
     };
     let held: BTreeSet<String> = cgroups.controllers().into_iter().collect();
@@ -150,7 +152,8 @@ fn system_calls() -> Fact {
     if opened.is_err() {
         missing.push("openat2");
     }
-    let mut fact = fact("system calls", missing.is_empty(), Level::Missing, "containers cannot be started safely");
+    let mut fact =
+        fact("system calls", missing.is_empty(), Level::Missing, "containers cannot be started safely");
     if !missing.is_empty() {
         fact.found = format!("without {}", missing.join(" "));
     }
@@ -163,12 +166,24 @@ fn capabilities() -> Fact {
         let cost = "containers cannot be made; run as root";
         return Fact { name: "capabilities", found: "without SYS_ADMIN".into(), level: Level::Missing, cost };
     }
-    let missing: Vec<&str> = ["SYS_RESOURCE", "NET_ADMIN"].into_iter().filter(|name| !held.contains(*name)).collect();
+    let missing: Vec<&str> =
+        ["SYS_RESOURCE", "NET_ADMIN"].into_iter().filter(|name| !held.contains(*name)).collect();
     if missing.is_empty() {
-        return Fact { name: "capabilities", found: "all that are needed".into(), level: Level::Good, cost: "" };
+        return Fact {
+            name: "capabilities",
+            found: "all that are needed".into(),
+            level: Level::Good,
+            cost: "",
+        };
     }
-    let cost = "ulimits above the daemon's own are clamped, supervisors are not protected from the OOM killer";
-    Fact { name: "capabilities", found: format!("without {}", missing.join(" ")), level: Level::Reduced, cost }
+    let cost =
+        "ulimits above the daemon's own are clamped, supervisors are not protected from the OOM killer";
+    Fact {
+        name: "capabilities",
+        found: format!("without {}", missing.join(" ")),
+        level: Level::Reduced,
+        cost,
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
+    socketpair,
 };
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
@@ -124,10 +125,11 @@ impl ExecSession {
 
     /// Sends it a signal; fine when it has ended.
     pub fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
-        self.process
-            .signal(signal)
-            .map(|_| ())
-            .map_err(|source| RuntimeError::Process { what: "signal", pid: self.pid(), source })
+        self.process.signal(signal).map(|_| ()).map_err(|source| RuntimeError::Process {
+            what: "signal",
+            pid: self.pid(),
+            source,
+        })
     }
 
     /// Kills it.
@@ -138,7 +140,8 @@ impl ExecSession {
 
 /// Sets the size of a terminal by its master.
 pub(crate) fn set_size(master: &OwnedFd, columns: u16, rows: u16) -> io::Result<()> {
-    tcsetwinsize(master, Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 }).map_err(Into::into)
+    tcsetwinsize(master, Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 })
+        .map_err(Into::into)
 }
 
 pub(crate) fn step<E: std::error::Error>(step: &str) -> impl FnOnce(E) -> ExecError {
@@ -166,8 +169,10 @@ pub(crate) fn start(exe: &Path, run: &RunDir, request: &ExecRequest) -> Result<E
     let order = memory_file(order.as_bytes()).map_err(step("write the order"))?;
     let pipes = request.tty.is_none();
     command.stdin(order);
-    let (stdout, stdout_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(step("make a pipe"))?;
-    let (stderr, stderr_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(step("make a pipe"))?;
+    let (stdout, stdout_write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(step("make a pipe"))?;
+    let (stderr, stderr_write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(step("make a pipe"))?;
     if pipes {
         command.stdout(stdout_write).stderr(stderr_write);
     } else {
@@ -194,9 +199,10 @@ pub(crate) fn start(exe: &Path, run: &RunDir, request: &ExecRequest) -> Result<E
             })
         }
         Some(Message::Failed(error)) => Err(error),
-        Some(Message::Exited(_)) | None => {
-            Err(ExecError::System { step: "start the command".into(), why: "the helper ended without an answer".into() })
-        }
+        Some(Message::Exited(_)) | None => Err(ExecError::System {
+            step: "start the command".into(),
+            why: "the helper ended without an answer".into(),
+        }),
     }
 }
 

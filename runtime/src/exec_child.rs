@@ -24,14 +24,16 @@ use crate::child;
 use crate::error::{ExecError, chain};
 use crate::exec::{Message, Order, set_size, step};
 use crate::image::{RootTree, resolve_user};
+use crate::in_root;
 use crate::init::exit_code;
 use crate::process::ProcessId;
 use crate::program::{ProgramError, Report};
 use crate::record::{RunDir, SupervisorRecord, read_json};
 use crate::request::ExecRequest;
-use crate::supervise::{CONTAINER_ID, Launch, ProgramExecutor, own_capabilities, read_seccomp, receive_terminal};
+use crate::supervise::{
+    CONTAINER_ID, Launch, ProgramExecutor, own_capabilities, read_seccomp, receive_terminal, with_primary,
+};
 use crate::template::PRIVATE;
-use crate::in_root;
 
 /// The mode's name on the command line; the order is on stdin.
 pub(crate) const MODE: &str = "__exec";
@@ -103,7 +105,8 @@ impl Command {
         let namespace = File::open(format!("/proc/{}/ns/mnt", record.supervisor.pid))
             .map_err(|_| ExecError::NotRunning(id.clone()))?;
         let mount = Some(rustix::thread::LinkNameSpaceType::Mount);
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), mount).map_err(step("enter the mount namespace"))?;
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), mount)
+            .map_err(step("enter the mount namespace"))?;
         let process = process(&run, &order.request, init)?;
         Self::build(&run, order, &process, socket)
     }
@@ -114,7 +117,9 @@ impl Command {
         std::fs::write(&process_file.0, process.to_string()).map_err(step("write the process"))?;
         let (report, report_write) = pipe_with(PipeFlags::CLOEXEC).map_err(step("make a pipe"))?;
         let executor = ProgramExecutor {
-            seccomp: read_seccomp(run).map_err(step("read the seccomp filter"))?.filter(|_| !order.request.privileged),
+            seccomp: read_seccomp(run)
+                .map_err(step("read the seccomp filter"))?
+                .filter(|_| !order.request.privileged),
             report: report_write.as_raw_fd(),
             init: None,
             give_up: give_up(run).map_err(step("read the capabilities"))?,
@@ -132,8 +137,10 @@ impl Command {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(step("make a pipe"))?;
             // Without a wish for stdin the write end goes at once, and the command reads end of file.
             stdin = order.request.stdin.then_some(write);
-            let stdout = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).map_err(step("take stdout"))?;
-            let stderr = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(step("take stderr"))?;
+            let stdout =
+                rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).map_err(step("take stdout"))?;
+            let stderr =
+                rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(step("take stderr"))?;
             builder = builder.with_stdin(read).with_stdout(stdout).with_stderr(stderr);
             None
         };
@@ -151,17 +158,22 @@ impl Command {
             let _ = child::reap(pid, true);
             return Err(error.into());
         }
-        let raw = Pid::from_raw(pid).ok_or_else(|| step("look at the command")(io::Error::other("no pid")))?;
+        let raw =
+            Pid::from_raw(pid).ok_or_else(|| step("look at the command")(io::Error::other("no pid")))?;
         let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(step("look at the command"))?;
         let identity = u32::try_from(pid).unwrap_or(0);
         let identity = ProcessId::of(identity).map_err(step("look at the command"))?;
-        let terminal = listener.map(|listener| receive_terminal(&listener)).transpose().map_err(step("receive the terminal"))?;
+        let terminal = listener
+            .map(|listener| receive_terminal(&listener))
+            .transpose()
+            .map_err(step("receive the terminal"))?;
         if let (Some(terminal), Some((columns, rows))) = (&terminal, order.request.tty) {
             set_size(terminal, columns, rows).map_err(step("size the terminal"))?;
         }
         send(socket, &Message::Started(identity), terminal.as_ref().or(stdin.as_ref()));
         // Ours of the streams end here, so that end of file reaches the daemon when the command ends.
-        let null = File::options().read(true).write(true).open("/dev/null").map_err(step("open /dev/null"))?;
+        let null =
+            File::options().read(true).write(true).open("/dev/null").map_err(step("open /dev/null"))?;
         rustix::stdio::dup2_stdin(&null)
             .and_then(|()| rustix::stdio::dup2_stdout(&null))
             .and_then(|()| rustix::stdio::dup2_stderr(&null))
@@ -180,7 +192,8 @@ impl Command {
             let timeout = rustix::time::Timespec { tv_sec: HANGUP_GRACE_MS / 1000, tv_nsec: 0 };
             let ready = poll(&mut fds, (!listening).then_some(&timeout));
             if !fds[0].revents().is_empty() {
-                let status = child::reap(self.pid, true).ok().flatten().map_or(libc::SIGKILL, |(_, status)| status);
+                let status =
+                    child::reap(self.pid, true).ok().flatten().map_or(libc::SIGKILL, |(_, status)| status);
                 send(socket, &Message::Exited(exit_code(status)), None);
                 child::exit_now(0);
             }
@@ -225,7 +238,8 @@ fn process(run: &RunDir, request: &ExecRequest, init: ProcessId) -> Result<Value
     if let Some(user) = &request.user {
         let found = resolve_user(&RootTree::Dir(root.clone().into()), user)
             .map_err(|error| ExecError::User { user: user.clone(), why: chain(&error) })?;
-        process["user"] = json!({ "uid": found.uid, "gid": found.gid, "additionalGids": found.additional_gids });
+        let groups = with_primary(found.gid, found.additional_gids);
+        process["user"] = json!({ "uid": found.uid, "gid": found.gid, "additionalGids": groups });
         set("HOME", &found.home);
     }
     if request.tty.is_some() {
@@ -235,11 +249,14 @@ fn process(run: &RunDir, request: &ExecRequest, init: ProcessId) -> Result<Value
     process["env"] = json!(env);
     if let Some(path) = &request.working_dir {
         let fail = |why: String| ExecError::WorkingDir { path: path.clone(), why };
-        if !path.starts_with('/') || ["/proc", "/sys", "/dev"].iter().any(|root| Path::new(path).starts_with(root)) {
+        if !path.starts_with('/')
+            || ["/proc", "/sys", "/dev"].iter().any(|root| Path::new(path).starts_with(root))
+        {
             return Err(fail("must be absolute and not below /proc, /sys or /dev".into()));
         }
         let root = File::open(&root).map_err(step("open the container's root"))?;
-        in_root::open(&root, path, OFlags::PATH | OFlags::DIRECTORY).map_err(|error| fail(error.to_string()))?;
+        in_root::open(&root, path, OFlags::PATH | OFlags::DIRECTORY)
+            .map_err(|error| fail(error.to_string()))?;
         process["cwd"] = json!(path);
     }
     if request.privileged {

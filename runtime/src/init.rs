@@ -19,9 +19,12 @@ const EXIT_MISUSE: i32 = 125;
 /// Runs the mode.
 pub(crate) fn main(arguments: &[String]) -> ! {
     let parsed = arguments.split_first().and_then(|(fd, argv)| Some((fd.parse::<RawFd>().ok()?, argv)));
-    let Some((report, argv)) = parsed.filter(|(_, argv)| !argv.is_empty()) else { child::exit_now(EXIT_MISUSE) };
-    let env: Vec<String> =
-        std::env::vars_os().map(|(k, v)| format!("{}={}", k.to_string_lossy(), v.to_string_lossy())).collect();
+    let Some((report, argv)) = parsed.filter(|(_, argv)| !argv.is_empty()) else {
+        child::exit_now(EXIT_MISUSE)
+    };
+    let env: Vec<String> = std::env::vars_os()
+        .map(|(k, v)| format!("{}={}", k.to_string_lossy(), v.to_string_lossy()))
+        .collect();
     run(report, argv, &env)
 }
 
@@ -57,8 +60,10 @@ pub(crate) fn run(report: RawFd, argv: &[String], env: &[String]) -> ! {
 
 /// Starts the program and returns when `execve` has happened.
 fn spawn(argv: &[String], env: &[String]) -> Result<i32, ProgramError> {
-    let step = |step: &str, error: std::io::Error| ProgramError::Step { step: step.into(), why: error.to_string() };
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| step("pipe", e.into()))?;
+    let step =
+        |step: &str, error: std::io::Error| ProgramError::Step { step: step.into(), why: error.to_string() };
+    let (read, write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| step("pipe", e.into()))?;
     match child::fork().map_err(|error| step("fork", error))? {
         None => {
             child::own_foreground_group();
@@ -70,7 +75,8 @@ fn spawn(argv: &[String], env: &[String]) -> Result<i32, ProgramError> {
             drop(write);
             let mut text = Vec::new();
             // End of file without a word: the descriptor was closed by a successful `execve`.
-            std::io::Read::read_to_end(&mut File::from(read), &mut text).map_err(|error| step("read", error))?;
+            std::io::Read::read_to_end(&mut File::from(read), &mut text)
+                .map_err(|error| step("read", error))?;
             match Report::parse(&text).into_iter().next() {
                 Some(Report::Failed(error)) => Err(error),
                 _ => Ok(pid),

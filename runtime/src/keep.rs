@@ -139,7 +139,8 @@ impl Keeper {
         for (fd, _) in &streams {
             // Reading must not block when another reader was faster; a failure shows as a blocking read, which poll makes
             // safe enough.
-            let _ = rustix::fs::fcntl_getfl(fd).and_then(|flags| rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK));
+            let _ = rustix::fs::fcntl_getfl(fd)
+                .and_then(|flags| rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK));
         }
         Self {
             init: state.init,
@@ -185,8 +186,10 @@ impl Keeper {
                 // Nothing sensible is left to wait with; the blocking wait is.
                 Err(_) => return true,
             }
-            let readable: Vec<usize> =
-                (1..fds.len()).filter(|index| !fds[*index].revents().is_empty()).map(|index| index - 1).collect();
+            let readable: Vec<usize> = (1..fds.len())
+                .filter(|index| !fds[*index].revents().is_empty())
+                .map(|index| index - 1)
+                .collect();
             (!fds[0].revents().is_empty(), readable)
         };
         for index in readable.into_iter().rev() {
@@ -296,4 +299,3 @@ fn kill_rest(path: &str) {
         }
     }
 }
-

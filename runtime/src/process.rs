@@ -39,7 +39,10 @@ impl ProcessId {
         match stat(self.pid) {
             Ok((_, started)) if started == self.started => Ok(Some(fd)),
             Ok(_) => Ok(None),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) || error.raw_os_error() == Some(libc::ESRCH) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound)
+                    || error.raw_os_error() == Some(libc::ESRCH) =>
+            {
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -87,8 +90,9 @@ fn real_time(number: i32) -> io::Result<Signal> {
 
 /// State letter and start time of a process.
 fn stat(pid: u32) -> io::Result<(u8, u64)> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not understood")))
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat"))?).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not understood"))
+    })
 }
 
 fn parse_stat(text: &str) -> Option<(u8, u64)> {

@@ -78,8 +78,12 @@ fn explain(program: &str, candidate: &Path, error: &io::Error, path: Option<Stri
         (_, Ok(found)) if found.is_dir() => refused("it is a directory"),
         (Some(libc::ENOENT), Ok(_)) => refused("its interpreter or loader is not in the image"),
         (Some(libc::EACCES), Ok(_)) => refused("permission denied; is it marked executable?"),
-        (Some(libc::ENOEXEC), Ok(_)) => refused("wrong format; is it built for this machine, does a script start with #!?"),
-        (Some(libc::ENOENT | libc::ENOTDIR), Err(_)) => ProgramError::Missing { program: program.into(), path },
+        (Some(libc::ENOEXEC), Ok(_)) => {
+            refused("wrong format; is it built for this machine, does a script start with #!?")
+        }
+        (Some(libc::ENOENT | libc::ENOTDIR), Err(_)) => {
+            ProgramError::Missing { program: program.into(), path }
+        }
         _ => refused(&error.to_string()),
     }
 }

@@ -194,7 +194,9 @@ pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), RuntimeError> {
 /// Removes a tree; it is fine when it is not there.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), RuntimeError> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RuntimeError::file("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(RuntimeError::file("remove", path)(error))
+        }
         _ => Ok(()),
     }
 }

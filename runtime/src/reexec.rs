@@ -29,7 +29,8 @@ pub fn dispatch() {
         let code = image::unpack::child_main(&rest);
         std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
     }
-    let text: Vec<String> = rest.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let text: Vec<String> =
+        rest.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     match mode {
         init::MODE => init::main(&text),
         template::MODE => template::main(&text),

@@ -125,7 +125,10 @@ pub struct InjectedFile {
 impl fmt::Debug for InjectedFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The content may be a secret.
-        f.debug_struct("InjectedFile").field("target", &self.target).field("bytes", &self.content.len()).finish()
+        f.debug_struct("InjectedFile")
+            .field("target", &self.target)
+            .field("bytes", &self.content.len())
+            .finish()
     }
 }
 

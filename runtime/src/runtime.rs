@@ -21,13 +21,14 @@ use crate::exec::{self, ExecSession};
 use crate::log::{LogQuery, LogReader};
 use crate::process::{ProcessId, boot_id};
 use crate::record::{
-    ExitRecord, FORMAT_VERSION, Layout, RunDir, SupervisorRecord, make_dir, read_json, remove_tree, write_json,
+    ExitRecord, FORMAT_VERSION, Layout, RunDir, SupervisorRecord, make_dir, read_json, remove_tree,
+    write_json,
 };
+use crate::reexec;
 use crate::request::{ExecRequest, RunId, RunRecord, RunState, StartRequest, Started};
 use crate::supervise::{self, Answer, Launch};
 use crate::template::Template;
 use crate::volume::VolumeStore;
-use crate::reexec;
 
 /// How long a start may take, unresponsive network file systems included.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -79,8 +80,14 @@ impl Runtime {
         cgroups.supervisors().create()?;
         let exe = config.exe.unwrap_or_else(|| "/proc/self/exe".into());
         let template = Template::new(&layout, &exe)?;
-        let runtime =
-            Self { layout, instance: config.instance, volumes, cgroups, template, starting: Mutex::default() };
+        let runtime = Self {
+            layout,
+            instance: config.instance,
+            volumes,
+            cgroups,
+            template,
+            starting: Mutex::default(),
+        };
         runtime.sweep()?;
         Ok(runtime)
     }
@@ -99,10 +106,16 @@ impl Runtime {
     pub fn start(&self, request: &StartRequest) -> Result<Started, StartError> {
         let id = &request.id;
         if !id.is_valid() {
-            return Err(StartError::Spec { field: "task".into(), why: format!("{:?} is not a task name", id.task) });
+            return Err(StartError::Spec {
+                field: "task".into(),
+                why: format!("{:?} is not a task name", id.task),
+            });
         }
         if self.layout.run(id).0.exists() {
-            return Err(StartError::System { step: format!("start {id}"), why: "this run exists already".into() });
+            return Err(StartError::System {
+                step: format!("start {id}"),
+                why: "this run exists already".into(),
+            });
         }
         self.previous_runs_are_gone(id)?;
         self.starting().insert(id.clone());
@@ -123,7 +136,12 @@ impl Runtime {
     fn previous_runs_are_gone(&self, id: &RunId) -> Result<(), StartError> {
         for other in self.cgroup_runs() {
             if other.task == id.task
-                && !self.cgroups.run(&other).processes().map_err(supervise::system("look at the previous run"))?.is_empty()
+                && !self
+                    .cgroups
+                    .run(&other)
+                    .processes()
+                    .map_err(supervise::system("look at the previous run"))?
+                    .is_empty()
             {
                 return Err(StartError::PreviousRun(other.to_string()));
             }
@@ -135,7 +153,8 @@ impl Runtime {
         let id = &request.id;
         let run = self.layout.run(id);
         let state = self.layout.run_state(id);
-        let make = |path: &Path, mode| make_dir(path, mode).map_err(supervise::system("make the run's directories"));
+        let make =
+            |path: &Path, mode| make_dir(path, mode).map_err(supervise::system("make the run's directories"));
         make(&run.0, 0o700)?;
         make(&self.layout.task_state(&id.task), 0o711)?;
         make(&self.layout.log(&id.task), 0o700)?;
@@ -167,7 +186,8 @@ impl Runtime {
         child.wait().map_err(supervise::system(step))?;
         let mut text = Vec::new();
         if let Some(stdout) = stdout {
-            read_until_closed(&OwnedFd::from(stdout), &mut text).map_err(supervise::system("hear of the supervisor"))?;
+            read_until_closed(&OwnedFd::from(stdout), &mut text)
+                .map_err(supervise::system("hear of the supervisor"))?;
         }
         serde_json::from_slice(&text).map_err(|_| {
             let said = fs::read_to_string(run.stderr()).unwrap_or_default();
@@ -211,7 +231,8 @@ impl Runtime {
         let mut ids = BTreeSet::new();
         for (_, dir) in parent.dirs() {
             for name in names(dir).unwrap_or_default() {
-                let id = name.rsplit_once('.').and_then(|(task, run)| Some(RunId::new(task, run.parse().ok()?)));
+                let id =
+                    name.rsplit_once('.').and_then(|(task, run)| Some(RunId::new(task, run.parse().ok()?)));
                 ids.extend(id.filter(RunId::is_valid));
             }
         }
@@ -383,7 +404,8 @@ impl Runtime {
         let fd = record.stdin_fd.ok_or_else(|| RuntimeError::NoStdin(id.clone()))?;
         let pid = record.supervisor.pid;
         let fail = |source| RuntimeError::Process { what: "take a descriptor of", pid, source };
-        let pidfd = record.supervisor.open().map_err(fail)?.ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
+        let pidfd =
+            record.supervisor.open().map_err(fail)?.ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
         rustix::process::pidfd_getfd(&pidfd, fd, rustix::process::PidfdGetfdFlags::empty())
             .map_err(|error| fail(error.into()))
     }
@@ -395,8 +417,11 @@ impl Runtime {
             return Err(RuntimeError::NoStdin(id.clone()));
         }
         let pid = record.supervisor.pid;
-        exec::set_size(&self.attach_stdin(id)?, columns, rows)
-            .map_err(|source| RuntimeError::Process { what: "resize the terminal of", pid, source })
+        exec::set_size(&self.attach_stdin(id)?, columns, rows).map_err(|source| RuntimeError::Process {
+            what: "resize the terminal of",
+            pid,
+            source,
+        })
     }
 
     /// A reader of the run's cgroup on kept descriptors.

@@ -81,24 +81,20 @@ fn path_of(fd: &OwnedFd) -> PathBuf {
 }
 
 /// A handle on our binary through a detached read-only mount, against CVE-2019-5736: a container that reaches
-/// `/proc/PID/exe` of a child of ours cannot write through it. On kernels before 5.12 a sealed copy in memory.
+/// `/proc/PID/exe` of a child of ours cannot write through it. A sealed copy in memory where that cannot be: on kernels before
+/// 5.12, when our binary was replaced on disk, or lies on a mount of another namespace.
 fn read_only(exe: &Path) -> Result<OwnedFd, RuntimeError> {
-    let tree = rustix::mount::open_tree(
-        rustix::fs::CWD,
-        exe,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )
-    .map_err(|error| RuntimeError::file("clone the mount of", exe)(error.into()))?;
-    match set_read_only(&tree) {
-        Ok(()) => Ok(tree),
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => sealed_copy(exe),
-        Err(error) => Err(RuntimeError::file("make read-only", exe)(error)),
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    match rustix::mount::open_tree(rustix::fs::CWD, exe, flags) {
+        Ok(tree) if set_read_only(&tree).is_ok() => Ok(tree),
+        Ok(_) | Err(_) => sealed_copy(exe),
     }
 }
 
 #[expect(unsafe_code, reason = "mount_setattr has no safe wrapper here")]
 fn set_read_only(tree: &OwnedFd) -> std::io::Result<()> {
-    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: the path is empty and static, the attributes live on our stack, the size is theirs.
     let result = unsafe {
         libc::syscall(
@@ -116,7 +112,8 @@ fn set_read_only(tree: &OwnedFd) -> std::io::Result<()> {
 fn sealed_copy(exe: &Path) -> Result<OwnedFd, RuntimeError> {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
     let fail = |error: std::io::Error| RuntimeError::file("copy to memory", exe)(error);
-    let copy = memfd_create("carrack", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(|e| fail(e.into()))?;
+    let copy = memfd_create("carrack", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .map_err(|e| fail(e.into()))?;
     let mut file = File::from(copy);
     std::io::copy(&mut File::open(exe).map_err(fail)?, &mut file).map_err(fail)?;
     fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)
@@ -165,7 +162,8 @@ fn make(arguments: &[String]) -> Result<(), RuntimeError> {
 fn unshare() -> Result<(), RuntimeError> {
     let fail = |error: rustix::io::Errno| RuntimeError::file("unshare mounts of", "/")(error.into());
     unshare_namespace(UnshareFlags::NEWNS).map_err(fail)?;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(fail)
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(fail)
 }
 
 #[expect(unsafe_code, reason = "unshare is unsafe for CLONE_FILES only")]

@@ -66,7 +66,11 @@ impl VolumeStore {
     }
 
     /// Removes a volume with its content; refused while `in_use` says so.
-    pub fn remove(&self, name: &VolumeName, in_use: impl FnOnce(&VolumeName) -> bool) -> Result<(), RuntimeError> {
+    pub fn remove(
+        &self,
+        name: &VolumeName,
+        in_use: impl FnOnce(&VolumeName) -> bool,
+    ) -> Result<(), RuntimeError> {
         let path = self.path(name);
         if !path.exists() {
             return Err(RuntimeError::NoVolume(name.to_string()));
@@ -87,7 +91,9 @@ impl VolumeStore {
 pub(crate) fn fill(volume: &Path, rootfs: &OwnedFd, target: &str) -> io::Result<()> {
     let source = match in_root::open(rootfs, target, OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(source) => source,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(());
+        }
         Err(error) => return Err(error),
     };
     let (Some(parent), Some(name)) = (volume.parent(), volume.file_name()) else { return Ok(()) };

@@ -216,10 +216,14 @@ pub(crate) fn command(request: &StartRequest) -> Result<Vec<String>, StartError>
 fn stop_signal(request: &StartRequest, warnings: &mut Vec<String>) -> Result<i32, StartError> {
     const SIGTERM: i32 = 15;
     if let Some(text) = &request.spec.stop_signal {
-        return carrack_api::parse_signal(text)
-            .ok_or_else(|| StartError::Spec { field: "stop_signal".into(), why: format!("{text:?} is no signal") });
+        return carrack_api::parse_signal(text).ok_or_else(|| StartError::Spec {
+            field: "stop_signal".into(),
+            why: format!("{text:?} is no signal"),
+        });
     }
-    let Some(text) = request.image.stop_signal.as_deref().filter(|text| !text.is_empty()) else { return Ok(SIGTERM) };
+    let Some(text) = request.image.stop_signal.as_deref().filter(|text| !text.is_empty()) else {
+        return Ok(SIGTERM);
+    };
     Ok(carrack_api::parse_signal(text).unwrap_or_else(|| {
         warnings.push(format!("the image's stop signal {text:?} is unknown; SIGTERM is used"));
         SIGTERM

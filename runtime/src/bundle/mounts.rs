@@ -55,14 +55,16 @@ pub(super) fn build(request: &StartRequest, prepared: &Prepared) -> Value {
 fn base(request: &StartRequest, prepared: &Prepared) -> Vec<Value> {
     let privileged = request.spec.security.privileged;
     let shm = request.spec.shm_size.unwrap_or(defaults::SHM_SIZE).0;
-    let mount = |target: &str, kind: &str, options: &[&str]| {
-        json!({ "destination": target, "type": kind, "source": kind, "options": options })
-    };
+    let mount = |target: &str, kind: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": kind, "options": options });
     let write = if privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", write]),
         json!({
             "destination": "/sys/fs/cgroup", "type": "bind", "source": prepared.cgroup_view,
@@ -89,7 +91,8 @@ fn ready(mount: &ReadyMount) -> Value {
             })
         }
         MountKind::Tmpfs { size, mode } => {
-            let mut options = vec!["nosuid".to_owned(), "nodev".into(), "noexec".into(), format!("mode={mode:o}")];
+            let mut options =
+                vec!["nosuid".to_owned(), "nodev".into(), "noexec".into(), format!("mode={mode:o}")];
             options.extend(size.map(|size| format!("size={size}")));
             options.push(write.into());
             json!({ "destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options })

@@ -14,8 +14,22 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// The limits of Linux by their names in Compose.
 const ULIMITS: [&str; 16] = [
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// A user as numbers.
@@ -67,7 +81,9 @@ fn oom_score_adj(wanted: Option<i32>, host: &HostFacts, warnings: &mut Vec<Strin
     if adjustment < host.oom_score_adj && !host.capabilities.contains("SYS_RESOURCE") {
         if wanted.is_some() {
             let own = host.oom_score_adj;
-            warnings.push(format!("oom_score_adj is {own} instead of {adjustment}: the node lacks CAP_SYS_RESOURCE"));
+            warnings.push(format!(
+                "oom_score_adj is {own} instead of {adjustment}: the node lacks CAP_SYS_RESOURCE"
+            ));
         }
         return None;
     }
@@ -77,10 +93,8 @@ fn oom_score_adj(wanted: Option<i32>, host: &HostFacts, warnings: &mut Vec<Strin
 /// `KEY=VALUE` in this order: ours, the image's, the spec's; a later value replaces an earlier one in its place.
 pub(crate) fn environment(request: &StartRequest, user: &User) -> Result<Vec<String>, StartError> {
     let home = if user.home.is_empty() { "/" } else { &user.home };
-    let mut list: Vec<(String, String)> = vec![
-        ("PATH".into(), DEFAULT_PATH.into()),
-        ("HOSTNAME".into(), hostname(request).into()),
-    ];
+    let mut list: Vec<(String, String)> =
+        vec![("PATH".into(), DEFAULT_PATH.into()), ("HOSTNAME".into(), hostname(request).into())];
     if request.spec.tty {
         list.push(("TERM".into(), "xterm".into()));
     }
@@ -100,9 +114,13 @@ pub(crate) fn environment(request: &StartRequest, user: &User) -> Result<Vec<Str
     if !list.iter().any(|(name, _)| name == "HOME") {
         list.push(("HOME".into(), home.into()));
     }
-    if let Some((name, _)) = list.iter().find(|(name, value)| name.is_empty() || name.contains('\0') || value.contains('\0'))
+    if let Some((name, _)) =
+        list.iter().find(|(name, value)| name.is_empty() || name.contains('\0') || value.contains('\0'))
     {
-        return Err(StartError::Spec { field: "environment".into(), why: format!("{name:?} cannot be a variable") });
+        return Err(StartError::Spec {
+            field: "environment".into(),
+            why: format!("{name:?} cannot be a variable"),
+        });
     }
     Ok(list.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
 }
@@ -125,11 +143,14 @@ fn ulimits(
         }
         let own = host.ulimits.get(name).map_or(u64::MAX, |(_, hard)| *hard);
         if hard > own && !host.capabilities.contains("SYS_RESOURCE") {
-            warnings.push(format!("ulimit {name} is {own} instead of {hard}: the node lacks CAP_SYS_RESOURCE"));
+            warnings
+                .push(format!("ulimit {name} is {own} instead of {hard}: the node lacks CAP_SYS_RESOURCE"));
             hard = own;
             soft = soft.min(own);
         }
-        limits.push(json!({ "type": format!("RLIMIT_{}", name.to_ascii_uppercase()), "soft": soft, "hard": hard }));
+        limits.push(
+            json!({ "type": format!("RLIMIT_{}", name.to_ascii_uppercase()), "soft": soft, "hard": hard }),
+        );
     }
     Ok(limits)
 }

@@ -48,7 +48,11 @@ pub(super) fn build(
     Ok(resources)
 }
 
-fn memory(spec: &ContainerSpec, host: &HostFacts, warnings: &mut Vec<String>) -> Result<Option<Value>, StartError> {
+fn memory(
+    spec: &ContainerSpec,
+    host: &HostFacts,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Value>, StartError> {
     let limits = &spec.limits;
     let mut memory = serde_json::Map::new();
     if let Some(limit) = limits.memory {
@@ -88,5 +92,7 @@ fn device_rules(prepared: &Prepared, privileged: bool) -> Value {
             "access": device.permissions,
         })
     };
-    std::iter::once(json!({ "allow": false, "access": "rwm" })).chain(prepared.devices.iter().map(rule)).collect()
+    std::iter::once(json!({ "allow": false, "access": "rwm" }))
+        .chain(prepared.devices.iter().map(rule))
+        .collect()
 }

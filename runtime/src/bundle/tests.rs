@@ -78,7 +78,8 @@ fn a_default_container_is_confined() {
     assert_eq!(json["linux"]["sysctl"]["net.ipv4.ip_unprivileged_port_start"], "0");
     assert!(json["linux"]["maskedPaths"].as_array().unwrap().contains(&json!("/proc/kcore")));
     assert!(json["linux"]["readonlyPaths"].as_array().unwrap().contains(&json!("/proc/sys")));
-    let kinds: Vec<_> = json["linux"]["namespaces"].as_array().unwrap().iter().map(|ns| ns["type"].clone()).collect();
+    let kinds: Vec<_> =
+        json["linux"]["namespaces"].as_array().unwrap().iter().map(|ns| ns["type"].clone()).collect();
     assert_eq!(json!(kinds), json!(["mount", "cgroup", "pid", "ipc", "uts", "network"]));
 }
 
@@ -131,7 +132,10 @@ fn ulimits_are_clamped_only_without_the_capability() {
     let ulimits = BTreeMap::from([("nofile".to_owned(), Ulimit { soft: 8000, hard: -1 })]);
     let spec = ContainerSpec { ulimits, ..Default::default() };
     let (json, _) = json_of(spec.clone());
-    assert_eq!(json["process"]["rlimits"], json!([{ "type": "RLIMIT_NOFILE", "soft": 8000, "hard": u64::MAX }]));
+    assert_eq!(
+        json["process"]["rlimits"],
+        json!([{ "type": "RLIMIT_NOFILE", "soft": 8000, "hard": u64::MAX }])
+    );
     let mut host = host();
     host.capabilities.remove("SYS_RESOURCE");
     let bundle = build(&request(spec), &prepared(), &host).unwrap();
@@ -148,22 +152,35 @@ fn capabilities_follow_docker() {
     };
     let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     assert_eq!(
-        names(Security { cap_drop: list(&["ALL"]), cap_add: list(&["CAP_NET_RAW", "chown"]), ..Default::default() }),
+        names(Security {
+            cap_drop: list(&["ALL"]),
+            cap_add: list(&["CAP_NET_RAW", "chown"]),
+            ..Default::default()
+        }),
         ["CHOWN", "NET_RAW"]
     );
-    assert_eq!(names(Security { cap_add: list(&["ALL"]), cap_drop: list(&["MKNOD"]), ..Default::default() }).len(), 40);
+    assert_eq!(
+        names(Security { cap_add: list(&["ALL"]), cap_drop: list(&["MKNOD"]), ..Default::default() }).len(),
+        40
+    );
     assert_eq!(names(Security { privileged: true, ..Default::default() }).len(), 41);
     let security = Security { cap_add: list(&["NOPE"]), ..Default::default() };
-    assert_eq!(error_of(ContainerSpec { security, ..Default::default() }), "cap_add: \"NOPE\" is no capability");
+    assert_eq!(
+        error_of(ContainerSpec { security, ..Default::default() }),
+        "cap_add: \"NOPE\" is no capability"
+    );
 }
 
 #[test]
 fn without_no_new_privileges_the_executor_gets_what_it_needs_to_load_the_filter() {
     let security = Security { no_new_privileges: Some(false), ..Default::default() };
-    let bundle = build(&request(ContainerSpec { security, ..Default::default() }), &prepared(), &host()).unwrap();
+    let bundle =
+        build(&request(ContainerSpec { security, ..Default::default() }), &prepared(), &host()).unwrap();
     let json = serde_json::to_value(&bundle.spec).unwrap();
     assert_eq!(json["process"].get("noNewPrivileges"), None);
-    assert!(json["process"]["capabilities"]["effective"].as_array().unwrap().contains(&json!("CAP_SYS_ADMIN")));
+    assert!(
+        json["process"]["capabilities"]["effective"].as_array().unwrap().contains(&json!("CAP_SYS_ADMIN"))
+    );
     assert!(!bundle.capabilities.contains("SYS_ADMIN") && bundle.seccomp);
 }
 
@@ -197,6 +214,9 @@ fn mounts_of_the_user_come_after_their_parents_and_replace_ours() {
     let json = serde_json::to_value(&bundle.spec).unwrap();
     let mounts = json["mounts"].as_array().unwrap();
     let targets: Vec<_> = mounts.iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
-    assert_eq!(targets, ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/dev/mqueue", "/a", "/dev/shm", "/a/b/c"]);
+    assert_eq!(
+        targets,
+        ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/dev/mqueue", "/a", "/dev/shm", "/a/b/c"]
+    );
     assert_eq!(mounts[6]["options"], json!(["rbind", "rprivate", "ro"]));
 }

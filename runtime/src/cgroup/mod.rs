@@ -61,7 +61,9 @@ impl Cgroups {
         } else {
             let (hierarchies, hybrid) = v1_hierarchies(root)?;
             if !hierarchies.iter().any(|(name, _)| name == "memory") {
-                return Err(RuntimeError::Host(format!("no cgroup memory controller is mounted below {ROOT}")));
+                return Err(RuntimeError::Host(format!(
+                    "no cgroup memory controller is mounted below {ROOT}"
+                )));
             }
             (CgroupMode::V1 { hybrid }, hierarchies)
         };
@@ -215,7 +217,10 @@ impl Cgroup {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(RuntimeError::CgroupBusy { path: self.path.clone().into(), pids: pids.into_iter().collect() });
+                return Err(RuntimeError::CgroupBusy {
+                    path: self.path.clone().into(),
+                    pids: pids.into_iter().collect(),
+                });
             }
             self.kill_once(&pids);
             std::thread::sleep(pause);
@@ -266,7 +271,8 @@ fn inherit_cpuset(dir: &Path) -> Result<(), RuntimeError> {
         let own = dir.join(file);
         let text = fs::read_to_string(&own).map_err(RuntimeError::file("read", &own))?;
         let Some(parent) = dir.parent().filter(|_| text.trim().is_empty()) else { continue };
-        let value = fs::read_to_string(parent.join(file)).map_err(RuntimeError::file("read", parent.join(file)))?;
+        let value =
+            fs::read_to_string(parent.join(file)).map_err(RuntimeError::file("read", parent.join(file)))?;
         fs::write(&own, value.trim()).map_err(RuntimeError::file("write", &own))?;
     }
     Ok(())
@@ -276,7 +282,9 @@ fn collect(dir: &Path, depth: usize, pids: &mut BTreeSet<u32>) -> Result<(), Run
     let file = dir.join("cgroup.procs");
     match fs::read_to_string(&file) {
         // 0 stands for a process of another pid namespace.
-        Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0)),
+        Ok(text) => {
+            pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0))
+        }
         Err(error) if gone(&error) => return Ok(()),
         Err(error) => return Err(RuntimeError::file("read", &file)(error)),
     }

@@ -39,7 +39,9 @@ impl Kept {
             .dir(controller)
             .ok_or_else(|| RuntimeError::Host(format!("cgroup controller {controller} is not mounted")))?;
         let path = dir.join(name);
-        File::open(&path).map(|file| Self { file, path: path.clone() }).map_err(RuntimeError::file("open", path))
+        File::open(&path)
+            .map(|file| Self { file, path: path.clone() })
+            .map_err(RuntimeError::file("open", path))
     }
 
     fn read<'b>(&self, buffer: &'b mut [u8]) -> Result<&'b str, RuntimeError> {
@@ -49,7 +51,10 @@ impl Kept {
 
     fn number(&self, buffer: &mut [u8]) -> Result<u64, RuntimeError> {
         let text = self.read(buffer)?;
-        text.trim().parse().map_err(|_| RuntimeError::Format { path: self.path.clone(), why: format!("{text:?} is no number") })
+        text.trim().parse().map_err(|_| RuntimeError::Format {
+            path: self.path.clone(),
+            why: format!("{text:?} is no number"),
+        })
     }
 }
 
@@ -57,7 +62,8 @@ impl CgroupSampler {
     /// Opens the files of a cgroup that exists.
     pub fn open(cgroup: &Cgroup) -> Result<Self, RuntimeError> {
         let v2 = cgroup.is_v2();
-        let (cpu, memory) = if v2 { ("cpu.stat", "memory.current") } else { ("cpuacct.usage", "memory.usage_in_bytes") };
+        let (cpu, memory) =
+            if v2 { ("cpu.stat", "memory.current") } else { ("cpuacct.usage", "memory.usage_in_bytes") };
         Ok(Self {
             v2,
             cpu: Kept::open(cgroup, "cpuacct", cpu)?,

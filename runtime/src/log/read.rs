@@ -18,12 +18,12 @@ use crate::error::RuntimeError;
 /// Longest line, in bytes; a longer one is given in parts.
 const LINE_MAX_BYTES: usize = 1 << 20;
 /// Most lines that `tail` gives.
-pub const TAIL_MAX_LINES: usize = 100_000;
+pub(crate) const TAIL_MAX_LINES: usize = 100_000;
 
 /// What part of a log is wanted.
 #[derive(Debug, Clone, Default)]
 pub struct LogQuery {
-    /// Only the last lines, at most [`TAIL_MAX_LINES`]; `None` means all.
+    /// Only the last lines, at most 100,000; `None` means all.
     pub tail: Option<usize>,
     /// Nothing older (nanoseconds since the epoch).
     pub since_ns: Option<u64>,
@@ -59,7 +59,8 @@ pub struct LogLine {
     pub text: Vec<u8>,
 }
 
-/// Reads a log. Never blocks: `next_lines` returns what is there; with `follow`, wait until `fd` is readable.
+/// Reads a log. Never blocks: `next_lines` returns what is there; with `follow`, call it until it returns nothing, then wait
+/// until `fd` is readable (or use `wait`, which knows).
 #[derive(Debug)]
 pub struct LogReader {
     dir: PathBuf,
@@ -68,6 +69,8 @@ pub struct LogReader {
     current: Option<Current>,
     partial: BTreeMap<LogStream, LogLine>,
     ready: VecDeque<LogLine>,
+    /// The last call gave all there was.
+    drained: bool,
 }
 
 #[derive(Debug)]
@@ -82,8 +85,15 @@ impl LogReader {
     pub fn open(dir: &Path, query: LogQuery) -> Result<Self, RuntimeError> {
         let watch = if query.follow { Some(watch(dir)?) } else { None };
         let tail = query.tail.map(|lines| lines.min(TAIL_MAX_LINES));
-        let mut reader =
-            Self { dir: dir.to_owned(), query, watch, current: None, partial: BTreeMap::new(), ready: VecDeque::new() };
+        let mut reader = Self {
+            dir: dir.to_owned(),
+            query,
+            watch,
+            current: None,
+            partial: BTreeMap::new(),
+            ready: VecDeque::new(),
+            drained: false,
+        };
         if let Some(lines) = tail {
             reader.skip_to_tail(lines)?;
         }
@@ -99,6 +109,7 @@ impl LogReader {
             self.flush_partial();
         }
         let count = max.min(self.ready.len());
+        self.drained = count == 0;
         Ok(self.ready.drain(..count).collect())
     }
 
@@ -111,6 +122,9 @@ impl LogReader {
     /// Blocks until there may be more lines or the time is over; false on time-out or without `follow`.
     pub fn wait(&self, timeout: Duration) -> Result<bool, RuntimeError> {
         let Some(watch) = &self.watch else { return Ok(false) };
+        if !self.drained {
+            return Ok(true);
+        }
         let timeout = rustix::time::Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(timeout.subsec_nanos()),
@@ -172,7 +186,9 @@ impl LogReader {
                 continue;
             };
             let key = current.key;
-            if let Some((kind, time, payload)) = current.frame().map_err(RuntimeError::file("read", &self.dir))? {
+            if let Some((kind, time, payload)) =
+                current.frame().map_err(RuntimeError::file("read", &self.dir))?
+            {
                 self.take(key.0, kind, time, &payload);
                 return Ok(true);
             }
@@ -187,7 +203,8 @@ impl LogReader {
         let Some(next) = self.files_after(after)?.first().copied() else { return Ok(false) };
         // The writer opens the next file only when it is done with the last: what is in that is complete now.
         if let Some(current) = &mut self.current
-            && let Some((kind, time, payload)) = current.frame().map_err(RuntimeError::file("read", &self.dir))?
+            && let Some((kind, time, payload)) =
+                current.frame().map_err(RuntimeError::file("read", &self.dir))?
         {
             let run = current.key.0;
             self.take(run, kind, time, &payload);
@@ -235,8 +252,12 @@ impl LogReader {
     fn take(&mut self, run: u32, kind: FrameKind, time_ns: u64, payload: &[u8]) {
         let Some(stream) = kind.stream() else { return self.flush_partial() };
         for part in payload.split_inclusive(|byte| *byte == b'\n') {
-            let line =
-                self.partial.entry(stream).or_insert_with(|| LogLine { run, stream, time_ns, text: Vec::new() });
+            let line = self.partial.entry(stream).or_insert_with(|| LogLine {
+                run,
+                stream,
+                time_ns,
+                text: Vec::new(),
+            });
             line.text.extend_from_slice(part);
             let ended = line.text.last() == Some(&b'\n');
             if ended || line.text.len() >= LINE_MAX_BYTES || stream == LogStream::Supervisor {
@@ -306,7 +327,8 @@ fn watch(dir: &Path) -> Result<OwnedFd, RuntimeError> {
     use inotify::{CreateFlags, WatchFlags};
     let fail = |error: rustix::io::Errno| RuntimeError::file("watch", dir)(error.into());
     let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(fail)?;
-    inotify::add_watch(&fd, dir, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::DELETE_SELF).map_err(fail)?;
+    inotify::add_watch(&fd, dir, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::DELETE_SELF)
+        .map_err(fail)?;
     Ok(fd)
 }
 

@@ -41,7 +41,8 @@ impl LogWriter {
     /// Appends a frame; the payload is at `buffer[FRAME_HEADER_BYTES..]`, the room before it is overwritten.
     pub(crate) fn append(&mut self, kind: FrameKind, buffer: &mut [u8]) {
         if self.dropped > self.noted {
-            let note = format!("{} frames of output lost: the log could not be written", self.dropped - self.noted);
+            let note =
+                format!("{} frames of output lost: the log could not be written", self.dropped - self.noted);
             let mut frame = vec![0; FRAME_HEADER_BYTES];
             frame.extend_from_slice(note.as_bytes());
             if self.try_append(FrameKind::Note, &mut frame).is_ok() {
@@ -78,7 +79,12 @@ impl LogWriter {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = loop {
             self.sequence += 1;
-            match rustix::fs::openat(&self.dir, file_name(self.run, self.sequence), flags, Mode::from_raw_mode(0o600)) {
+            match rustix::fs::openat(
+                &self.dir,
+                file_name(self.run, self.sequence),
+                flags,
+                Mode::from_raw_mode(0o600),
+            ) {
                 Ok(fd) => break File::from(fd),
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
@@ -129,7 +135,11 @@ mod tests {
     use carrack_api::Bytes;
 
     fn writer(dir: &std::path::Path, run: u32, file: u64, total: u64) -> LogWriter {
-        LogWriter::new(File::open(dir).unwrap().into(), run, LogLimit { total: Bytes(total), file: Bytes(file) })
+        LogWriter::new(
+            File::open(dir).unwrap().into(),
+            run,
+            LogLimit { total: Bytes(total), file: Bytes(file) },
+        )
     }
 
     fn put(writer: &mut LogWriter, text: &str) {
@@ -157,12 +167,16 @@ mod tests {
         for number in 0..1000 {
             put(&mut log, &format!("line {number}\n"));
         }
-        let size: u64 = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        let size: u64 =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
         assert!(size <= 5000, "{size}");
         let all = lines(dir.path(), LogQuery::default());
         assert_eq!(all.last().unwrap(), "line 999");
         assert!(all.len() > 100 && all.len() < 250, "{}", all.len());
-        assert_eq!(lines(dir.path(), LogQuery { tail: Some(3), ..Default::default() }), ["line 997", "line 998", "line 999"]);
+        assert_eq!(
+            lines(dir.path(), LogQuery { tail: Some(3), ..Default::default() }),
+            ["line 997", "line 998", "line 999"]
+        );
     }
 
     #[test]
@@ -198,7 +212,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = writer(dir.path(), 1, 100, 5000);
         put(&mut log, "old\n");
-        let mut reader = LogReader::open(dir.path(), LogQuery { follow: true, tail: Some(0), ..Default::default() }).unwrap();
+        let mut reader =
+            LogReader::open(dir.path(), LogQuery { follow: true, tail: Some(0), ..Default::default() })
+                .unwrap();
         assert!(reader.next_lines(10).unwrap().is_empty());
         for number in 0..20 {
             put(&mut log, &format!("new {number}\n"));

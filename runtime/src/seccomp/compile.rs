@@ -146,7 +146,9 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Vec<Instruction>> {
     }
     Some(
         chunks
-            .map(|b| op(u16::from_ne_bytes([b[0], b[1]]), b[2], b[3], u32::from_ne_bytes([b[4], b[5], b[6], b[7]])))
+            .map(|b| {
+                op(u16::from_ne_bytes([b[0], b[1]]), b[2], b[3], u32::from_ne_bytes([b[4], b[5], b[6], b[7]]))
+            })
             .collect(),
     )
 }

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn ordinary_calls_pass_and_the_dangerous_ones_do_not() {
-        for number in [libc::SYS_read, libc::SYS_execve, libc::SYS_futex, libc::SYS_ptrace, libc::SYS_openat] {
+        for number in [libc::SYS_read, libc::SYS_execve, libc::SYS_futex, libc::SYS_ptrace, libc::SYS_openat]
+        {
             assert_eq!(run(&[], number as u32, [0; 6]), ALLOW, "{number}");
         }
         for number in [

@@ -75,7 +75,10 @@ impl Executor for ProgramExecutor {
 
 impl ProgramExecutor {
     fn become_it(&self, argv: &[String], env: &[String]) -> ProgramError {
-        let step = |step: &str, error: std::io::Error| ProgramError::Step { step: step.into(), why: error.to_string() };
+        let step = |step: &str, error: std::io::Error| ProgramError::Step {
+            step: step.into(),
+            why: error.to_string(),
+        };
         child::reset_signals();
         if let Some(program) = &self.seccomp
             && let Err(error) = child::load_seccomp(program)
@@ -143,14 +146,15 @@ pub(super) fn create(
     own_exe: File,
 ) -> Result<Created, StartError> {
     let (report, report_write) = pipe()?;
-    let give_up = if bundle.seccomp && !bundle.no_new_privileges { extra_capabilities(bundle) } else { Vec::new() };
+    let give_up =
+        if bundle.seccomp && !bundle.no_new_privileges { extra_capabilities(bundle) } else { Vec::new() };
     write_json(&run.give_up(), &give_up).map_err(system("write the capabilities"))?;
     let executor = ProgramExecutor {
         seccomp: program,
         report: report_write.as_raw_fd(),
-        init: bundle.init.then(|| {
-            if init::is_static(&own_exe) { Init::Execute(own_exe.as_raw_fd()) } else { Init::Stay }
-        }),
+        init: bundle
+            .init
+            .then(|| if init::is_static(&own_exe) { Init::Execute(own_exe.as_raw_fd()) } else { Init::Stay }),
         give_up,
     };
     std::fs::create_dir_all(run.oci()).map_err(system("make the state directory"))?;
@@ -237,7 +241,10 @@ enum Ends {
     Pipes(Stdio),
 }
 
-fn connect(builder: ContainerBuilder, request: &StartRequest) -> Result<(ContainerBuilder, Ends), StartError> {
+fn connect(
+    builder: ContainerBuilder,
+    request: &StartRequest,
+) -> Result<(ContainerBuilder, Ends), StartError> {
     if request.spec.tty {
         let path = Path::new(PRIVATE).join("console.sock");
         let listener = UnixListener::bind(&path).map_err(system("make the console socket"))?;
@@ -255,7 +262,8 @@ fn connect(builder: ContainerBuilder, request: &StartRequest) -> Result<(Contain
 }
 
 pub(crate) fn dev_null() -> Result<OwnedFd, StartError> {
-    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(system("open /dev/null"))
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(system("open /dev/null"))
 }
 
 impl Ends {

@@ -15,9 +15,12 @@ mod facts;
 mod mounts;
 mod rootfs;
 
-pub(crate) use create::{CONTAINER_ID, ProgramExecutor, Started, Stdio, dev_null, read_seccomp, receive_terminal};
+pub(crate) use create::{
+    CONTAINER_ID, ProgramExecutor, Started, Stdio, dev_null, read_seccomp, receive_terminal,
+};
 
 pub(crate) use facts::own_capabilities;
+pub(crate) use rootfs::with_primary;
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -102,9 +105,13 @@ impl Supervisor {
         let launch: Launch = read_json(&run.request())
             .map_err(system("read the request"))?
             .filter(|launch: &Launch| launch.version == FORMAT_VERSION)
-            .ok_or_else(|| StartError::System { step: "read the request".into(), why: "no request of ours".into() })?;
+            .ok_or_else(|| StartError::System {
+                step: "read the request".into(),
+                why: "no request of ours".into(),
+            })?;
         rustix::process::setsid().map_err(system("start a session"))?;
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(system("become subreaper"))?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(system("become subreaper"))?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
         child::ignore_signals(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE]);
         let cgroups = Cgroups::detect(&launch.instance).map_err(system("look at the cgroups"))?;
@@ -182,7 +189,8 @@ impl Supervisor {
         let started = container.start()?;
         self.record.started = true;
         write_json(&self.run.supervisor(), &self.record).map_err(system("write the supervisor's record"))?;
-        let keep = KeepState::new(&self.run, request, started, log, &cgroup).map_err(system("hand over to the keeper"))?;
+        let keep = KeepState::new(&self.run, request, started, log, &cgroup)
+            .map_err(system("hand over to the keeper"))?;
         drop(netns);
         for lock in locks {
             child::leave_open(lock).map_err(system("keep the layers locked"))?;
@@ -198,7 +206,8 @@ impl Supervisor {
         bundle.spec.save(dir.join("config.json")).map_err(system("write the bundle"))?;
         let program = bundle.seccomp.then(|| seccomp::compile(&seccomp::profile(&bundle.capabilities)));
         if let Some(program) = &program {
-            std::fs::write(self.run.seccomp(), seccomp::to_bytes(program)).map_err(system("write the seccomp filter"))?;
+            std::fs::write(self.run.seccomp(), seccomp::to_bytes(program))
+                .map_err(system("write the seccomp filter"))?;
         }
         Ok(program)
     }
@@ -207,7 +216,8 @@ impl Supervisor {
 /// Shared locks on the layers, held as long as the container runs: the image store removes no locked layer.
 fn lock_layers(layers: &[PathBuf]) -> Result<Vec<OwnedFd>, StartError> {
     let lock = |path: &PathBuf| {
-        let dir = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let dir =
+            rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         flock(&dir, FlockOperation::NonBlockingLockShared)?;
         Ok(dir)
     };

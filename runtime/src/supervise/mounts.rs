@@ -52,7 +52,8 @@ pub(super) fn open_sources(launch: &Launch) -> Result<Vec<Source>, StartError> {
 }
 
 fn same_target(a: &str, b: &str) -> bool {
-    let parts = |path: &str| path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+    let parts =
+        |path: &str| path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
     parts(a) == parts(b)
 }
 
@@ -70,7 +71,8 @@ fn open_source(launch: &Launch, mount: Mount) -> Result<Source, StartError> {
             Kind::Volume { path, fill: true, subpath: None }
         }
         MountSource::Volume { name, nocopy, subpath } => {
-            let store = VolumeStore::open(launch.layout.volumes()).map_err(|error| fail(error.to_string()))?;
+            let store =
+                VolumeStore::open(launch.layout.volumes()).map_err(|error| fail(error.to_string()))?;
             let path = store.create(name).map_err(|error| fail(error.to_string()))?;
             named(path, !nocopy, subpath.clone()).map_err(fail)?
         }
@@ -82,16 +84,27 @@ fn open_source(launch: &Launch, mount: Mount) -> Result<Source, StartError> {
 fn named(path: PathBuf, fill: bool, subpath: Option<String>) -> Result<Kind, String> {
     let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).map_err(|error| error.to_string());
     let mounted = device(&path)? != device(path.parent().unwrap_or(&path))?;
-    if mounted { below(&path, subpath.as_deref()).map(Kind::Tree) } else { Ok(Kind::Volume { path, fill, subpath }) }
+    if mounted {
+        below(&path, subpath.as_deref()).map(Kind::Tree)
+    } else {
+        Ok(Kind::Volume { path, fill, subpath })
+    }
 }
 
 /// Anonymous volumes belong to the task and are named after their target.
 fn anonymous_path(launch: &Launch, target: &str) -> PathBuf {
     let id: &RunId = &launch.request.id;
-    let name: String = target
-        .bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("_{byte:02x}") })
-        .collect();
+    let name: String =
+        target
+            .bytes()
+            .map(|byte| {
+                if byte.is_ascii_alphanumeric() {
+                    char::from(byte).to_string()
+                } else {
+                    format!("_{byte:02x}")
+                }
+            })
+            .collect();
     launch.layout.anonymous_volumes(&id.task).join(name)
 }
 
@@ -117,7 +130,8 @@ fn bind(launch: &Launch, path: &str, create: bool) -> Result<OwnedFd, String> {
 }
 
 fn clone_tree(path: &Path) -> Result<OwnedFd, String> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     rustix::mount::open_tree(CWD, path, flags).map_err(|error| format!("{}: {error}", path.display()))
 }
 
@@ -126,7 +140,8 @@ fn below(volume: &Path, subpath: Option<&str>) -> Result<OwnedFd, String> {
     let Some(subpath) = subpath.filter(|path| !path.is_empty()) else { return clone_tree(volume) };
     let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| format!("{}: {error}", volume.display()))?;
-    let found = in_root::open(&root, subpath, OFlags::PATH).map_err(|error| format!("subpath {subpath:?}: {error}"))?;
+    let found = in_root::open(&root, subpath, OFlags::PATH)
+        .map_err(|error| format!("subpath {subpath:?}: {error}"))?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
@@ -185,7 +200,8 @@ fn ready_one(kind: Kind, mount: &Mount, rootfs: &OwnedFd, at: PathBuf) -> Result
         Kind::Tree(tree) => tree,
         Kind::Volume { path, fill: wanted, subpath } => {
             if wanted {
-                fill(&path, rootfs, &mount.target).map_err(|error| format!("cannot copy the image's content: {error}"))?;
+                fill(&path, rootfs, &mount.target)
+                    .map_err(|error| format!("cannot copy the image's content: {error}"))?;
             }
             below(&path, subpath.as_deref())?
         }

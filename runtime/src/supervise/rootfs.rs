@@ -62,7 +62,8 @@ fn overlay(launch: &Launch, layers: &[OwnedFd], rootfs: &Path) -> Result<(), Sta
     fs::create_dir_all(rootfs).map_err(system("make the mount point"))?;
     let mut names = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
-        mounts::attach(layer, &private.join("l").join(index.to_string())).map_err(system("attach an image layer"))?;
+        mounts::attach(layer, &private.join("l").join(index.to_string()))
+            .map_err(system("attach an image layer"))?;
         names.push(format!("l/{index}"));
     }
     // Short, relative names: the options of a mount are one page, and an image may have hundreds of layers.
@@ -82,7 +83,8 @@ fn overlay(launch: &Launch, layers: &[OwnedFd], rootfs: &Path) -> Result<(), Sta
     .map_err(system("mount the overlay"))?;
     rustix::process::chdir("/").map_err(system("leave the mount point"))?;
     for name in names {
-        rustix::mount::unmount(private.join(name), UnmountFlags::DETACH).map_err(system("detach an image layer"))?;
+        rustix::mount::unmount(private.join(name), UnmountFlags::DETACH)
+            .map_err(system("detach an image layer"))?;
     }
     Ok(())
 }
@@ -97,18 +99,30 @@ fn same_owner(from: &Path, to: &Path) -> std::io::Result<()> {
 fn find_user(request: &StartRequest, rootfs: &Path) -> Result<User, StartError> {
     let text = request.spec.user.as_deref().unwrap_or(&request.image.user);
     let tree = RootTree::Dir(rootfs.to_owned());
-    let resolve =
-        |text: &str| resolve_user(&tree, text).map_err(|error| StartError::User { user: text.into(), why: chain(&error) });
+    let resolve = |text: &str| {
+        resolve_user(&tree, text).map_err(|error| StartError::User { user: text.into(), why: chain(&error) })
+    };
     let found = resolve(text)?;
-    let mut groups = found.additional_gids;
+    let mut groups = with_primary(found.gid, found.additional_gids);
     for group in &request.spec.groups {
         groups.push(
             resolve(&format!("0:{group}"))
-                .map_err(|_| StartError::User { user: group.clone(), why: "no such group in the image".into() })?
+                .map_err(|_| StartError::User {
+                    user: group.clone(),
+                    why: "no such group in the image".into(),
+                })?
                 .gid,
         );
     }
     Ok(User { uid: found.uid, gid: found.gid, groups, home: found.home })
+}
+
+/// The primary group is a supplementary one too: a set-group-id program must not lose it (CVE-2022-36109).
+pub(crate) fn with_primary(gid: u32, mut groups: Vec<u32>) -> Vec<u32> {
+    if !groups.contains(&gid) {
+        groups.insert(0, gid);
+    }
+    groups
 }
 
 fn working_dir(request: &StartRequest, root: &OwnedFd) -> Result<(), StartError> {
@@ -127,7 +141,11 @@ fn cgroup_view(cgroup: &Cgroup) -> std::io::Result<PathBuf> {
     let bind = |dir: &Path, at: &Path| -> std::io::Result<()> {
         fs::create_dir_all(at)?;
         rustix::mount::mount_bind(dir, at)?;
-        let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let flags = MountFlags::BIND
+            | MountFlags::RDONLY
+            | MountFlags::NOSUID
+            | MountFlags::NODEV
+            | MountFlags::NOEXEC;
         rustix::mount::mount_remount(at, flags, c"")?;
         Ok(())
     };
@@ -137,19 +155,37 @@ fn cgroup_view(cgroup: &Cgroup) -> std::io::Result<PathBuf> {
         }
         return Ok(view);
     }
-    rustix::mount::mount("tmpfs", &view, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=755,size=64k")?;
+    rustix::mount::mount(
+        "tmpfs",
+        &view,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        c"mode=755,size=64k",
+    )?;
     rustix::mount::mount_change(&view, MountPropagationFlags::PRIVATE)?;
     for (name, dir) in cgroup.dirs() {
         bind(dir, &view.join(name))?;
     }
-    rustix::mount::mount_remount(&view, MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, c"mode=755,size=64k")?;
+    rustix::mount::mount_remount(
+        &view,
+        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
+        c"mode=755,size=64k",
+    )?;
     Ok(view)
 }
 
 /// `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` and injected files, as files of the run.
-fn files(request: &StartRequest, run: &RunDir, host_hosts: Option<String>) -> Result<Vec<ReadyMount>, StartError> {
+fn files(
+    request: &StartRequest,
+    run: &RunDir,
+    host_hosts: Option<String>,
+) -> Result<Vec<ReadyMount>, StartError> {
     let etc = run.etc();
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(&etc).map_err(system("make the files of /etc"))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&etc)
+        .map_err(system("make the files of /etc"))?;
     let mut contents = vec![
         ("hosts", hosts(request, host_hosts)?),
         ("hostname", format!("{}\n", bundle::hostname(request))),
@@ -163,7 +199,8 @@ fn files(request: &StartRequest, run: &RunDir, host_hosts: Option<String>) -> Re
     }
     let dir = run.files();
     for (index, file) in request.files.iter().enumerate() {
-        let step = |error: std::io::Error| StartError::Mount { target: file.target.clone(), why: error.to_string() };
+        let step =
+            |error: std::io::Error| StartError::Mount { target: file.target.clone(), why: error.to_string() };
         fs::create_dir_all(&dir).map_err(step)?;
         let path = dir.join(index.to_string());
         write_file(&path, &file.content, file.mode & 0o7777).map_err(step)?;

@@ -4,7 +4,11 @@ use carrack_runtime::{RunId, RunState, StartError};
 
 use crate::support::{Host, eventually};
 
-crate::trials!(an_exit_code_and_output_are_kept, signals_end_a_container, a_start_error_names_its_object_and_leaves_nothing);
+crate::trials!(
+    an_exit_code_and_output_are_kept,
+    signals_end_a_container,
+    a_start_error_names_its_object_and_leaves_nothing
+);
 
 fn an_exit_code_and_output_are_kept() {
     let host = Host::new();
@@ -17,7 +21,8 @@ fn an_exit_code_and_output_are_kept() {
 fn signals_end_a_container() {
     let host = Host::new();
     for (task, init) in [("with", true), ("without", false)] {
-        let mut request = host.shell(task, "trap 'echo got it; exit 3' TERM; echo ready; while true; do sleep 0.1; done");
+        let mut request =
+            host.shell(task, "trap 'echo got it; exit 3' TERM; echo ready; while true; do sleep 0.1; done");
         request.spec.init = Some(init);
         host.runtime().start(&request).unwrap();
         host.wait_line(task, "ready");

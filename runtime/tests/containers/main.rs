@@ -1,16 +1,35 @@
 //! Containers on the real kernel, as root. The binary is also its own child: see `support`.
 
+mod exec;
 mod lifecycle;
+mod resources;
+mod security;
+mod storage;
 mod support;
+mod survival;
 
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     carrack_runtime::reexec::dispatch();
+    let own: Vec<String> = std::env::args().skip(1).collect();
+    if own.first().is_some_and(|mode| mode == "daemon-that-waits") {
+        survival::daemon_that_waits(&own[1..]);
+    }
     let mut arguments = Arguments::from_args();
     // Each container costs processes and cgroups of a small machine.
     arguments.test_threads.get_or_insert(4);
-    let trials: Vec<Trial> = [lifecycle::trials()].into_iter().flatten().collect();
+    let trials: Vec<Trial> = [
+        lifecycle::trials(),
+        security::trials(),
+        resources::trials(),
+        exec::trials(),
+        storage::trials(),
+        survival::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 

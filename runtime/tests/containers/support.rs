@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use carrack_api::{ContainerSpec, Exit};
-use carrack_runtime::{
-    ImageConfig, LogQuery, Network, RunId, Runtime, RuntimeConfig, StartRequest,
-};
+use carrack_runtime::{ImageConfig, LogQuery, Network, RunId, Runtime, RuntimeConfig, StartRequest};
 
 /// How long anything may take before a test gives up.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -63,13 +61,17 @@ impl Host {
         }
         fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         for name in [
-            "sh", "cat", "ls", "id", "sleep", "echo", "env", "pwd", "true", "false", "grep", "head", "mount", "ps", "kill",
-            "dd", "touch", "mkdir", "stat", "hostname", "seq", "chroot", "wc", "tr", "stty", "nc", "readlink", "yes", "tail",
-            "df", "mknod", "unshare", "date", "usleep", "rm", "test",
+            "sh", "cat", "ls", "id", "sleep", "echo", "env", "pwd", "true", "false", "grep", "head", "mount",
+            "ps", "kill", "dd", "touch", "mkdir", "stat", "hostname", "seq", "chroot", "wc", "tr", "stty",
+            "nc", "readlink", "yes", "tail", "df", "mknod", "unshare", "date", "usleep", "rm", "test",
         ] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
-        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\n").unwrap();
+        fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\n",
+        )
+        .unwrap();
         fs::write(root.join("etc/group"), "root:x:0:\napp:x:1001:\nextra:x:2000:app\naudio:x:29:\n").unwrap();
         fs::write(root.join("data/file"), "from the image\n").unwrap();
         std::os::unix::fs::chown(root.join("data"), Some(1000), Some(1001)).unwrap();
@@ -134,7 +136,9 @@ impl Host {
 
     /// Waits for a line that contains a text.
     pub fn wait_line(&self, task: &str, text: &str) -> String {
-        eventually(&format!("{task} prints {text:?}"), || self.lines(task).into_iter().find(|line| line.contains(text)))
+        eventually(&format!("{task} prints {text:?}"), || {
+            self.lines(task).into_iter().find(|line| line.contains(text))
+        })
     }
 
     /// All directories of our cgroups on this host.
