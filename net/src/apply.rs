@@ -29,13 +29,18 @@ pub(crate) struct Applier<'a> {
 }
 
 impl Applier<'_> {
-    /// Makes all steps. Stops at the first that fails: the next audit starts from what is there then.
+    /// Makes all steps. One that fails does not keep the others from being made: a single bad link must not leave the
+    /// table unrepaired. The first error is returned, and the next audit starts from what is there then.
     pub(crate) fn run(&mut self, steps: &[Step]) -> Result<(), NetError> {
+        let mut first = None;
         for step in steps {
             tracing::debug!(step = %step, "network step");
-            self.step(&step.op)?;
+            if let Err(error) = self.step(&step.op) {
+                tracing::warn!(step = %step, %error, "network step failed");
+                first.get_or_insert(error);
+            }
         }
-        Ok(())
+        first.map_or(Ok(()), Err)
     }
 
     fn step(&mut self, op: &Op) -> Result<(), NetError> {

@@ -118,6 +118,26 @@ fn leftovers_of_this_instance_go_and_links_of_others_stay() {
 }
 
 #[test]
+fn one_bad_link_does_not_keep_the_rest_from_being_repaired() {
+    let lab = served();
+    lab.host
+        .run(|| {
+            sh("ip link del cktask3; ip link add cktask3 type veth peer name strange; \
+                ip link set cktask3 alias somebody; nft delete table ip carrack; ip route del 10.192.7.2")
+        })
+        .unwrap();
+    let error = lab.on_host(|network| network.audit()).unwrap_err();
+    assert!(matches!(&error, NetError::ForeignLink { name, .. } if name == "cktask3"), "{error}");
+    assert_eq!(ask(&lab.host, address(2), 80).unwrap().server, address(2).to_string());
+    lab.host.run(|| sh("nft list table ip carrack")).unwrap();
+    // Its owner takes it away: all is repaired.
+    lab.host.run(|| sh("ip link del cktask3")).unwrap();
+    lab.on_host(|network| network.audit()).unwrap();
+    assert_quiet(&lab);
+    assert_served(&lab);
+}
+
+#[test]
 fn a_repair_is_planned_before_it_is_made() {
     let lab = served();
     lab.host.run(|| sh("ip route del 10.192.7.3")).unwrap();
