@@ -1,8 +1,10 @@
 //! The node's network: the third of the three loops, and the only thing the node daemon talks to.
 //!
-//!     Config + endpoints + Tables -> Wanted -+
-//!                                            +- plan (pure) -> steps -> apply
-//!     kernel -> observe -> Kernel -----------+
+//! ```text
+//! Config + endpoints + Tables -> Wanted -+
+//!                                        +- plan (pure) -> steps -> apply
+//! kernel -> observe -> Kernel -----------+
+//! ```
 //!
 //! Owns: the lock that keeps two daemons apart, the sockets, what is wanted, the namespaces of the endpoints. All
 //! calls block (below a millisecond; an audit of thousands of services tens of them) and must come from threads of

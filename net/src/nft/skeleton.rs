@@ -3,15 +3,17 @@
 //! Owns: every rule we have, in one place to read. Nothing here depends on services or endpoints: those are elements
 //! of the sets, so the cost of a packet and of a change is flat in their number. Owns not: elements.
 //!
-//!     from a container                     from this host                    from outside
-//!       raw: spoofs, 127/8                                                    raw: spoofs
-//!       prerouting: VIP -> endpoint          output: VIP -> endpoint
-//!                   published -> endpoint            published -> endpoint    prerouting: published -> endpoint
-//!       guard: VIP without endpoint,         output_guard: VIP without
-//!              gone endpoint: reject                endpoint: reject
-//!       forward: may the classes talk?                                        forward: published only
-//!       postrouting: hairpin, way out        postrouting: from 127.0.0.1
-//!     input: published without endpoint: reject; DNS for containers and this host only
+//! ```text
+//! from a container                     from this host                    from outside
+//!   raw: spoofs, 127/8                                                    raw: spoofs
+//!   prerouting: VIP -> endpoint          output: VIP -> endpoint
+//!               published -> endpoint            published -> endpoint    prerouting: published -> endpoint
+//!   guard: VIP without endpoint,         output_guard: VIP without
+//!          gone endpoint: reject                endpoint: reject
+//!   forward: may the classes talk?                                        forward: published only
+//!   postrouting: hairpin, way out        postrouting: from 127.0.0.1
+//! input: published without endpoint: reject; DNS for containers and this host only
+//! ```
 
 use std::net::Ipv4Addr;
 
