@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 pub(crate) use capability::ALL as ALL_CAPABILITIES;
 pub use mounts::{MountKind, ReadyMount};
 pub use process::User;
-pub(crate) use process::environment;
 
 use crate::error::StartError;
 use crate::request::{ImageConfig, Network, StartRequest};

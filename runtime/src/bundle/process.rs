@@ -91,7 +91,7 @@ fn oom_score_adj(wanted: Option<i32>, host: &HostFacts, warnings: &mut Vec<Strin
 }
 
 /// `KEY=VALUE` in this order: ours, the image's, the spec's; a later value replaces an earlier one in its place.
-pub(crate) fn environment(request: &StartRequest, user: &User) -> Result<Vec<String>, StartError> {
+fn environment(request: &StartRequest, user: &User) -> Result<Vec<String>, StartError> {
     let home = if user.home.is_empty() { "/" } else { &user.home };
     let mut list: Vec<(String, String)> =
         vec![("PATH".into(), DEFAULT_PATH.into()), ("HOSTNAME".into(), hostname(request).into())];

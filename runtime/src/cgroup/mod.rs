@@ -129,9 +129,8 @@ fn v1_hierarchies(root: &Path) -> Result<(Vec<(String, PathBuf)>, bool), Runtime
     Ok((found, hybrid))
 }
 
-#[expect(clippy::unnecessary_cast, reason = "the type of f_type differs between architectures")]
 fn magic(path: &Path) -> Option<u64> {
-    rustix::fs::statfs(path).ok().map(|stat| stat.f_type as u64)
+    rustix::fs::statfs(path).ok().and_then(|stat| u64::try_from(stat.f_type).ok())
 }
 
 /// One cgroup on all hierarchies.

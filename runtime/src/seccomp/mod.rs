@@ -125,7 +125,7 @@ mod tests {
         }
         let personality = libc::SYS_personality as u32;
         assert_eq!(run(&[], personality, [0xffff_ffff, 0, 0, 0, 0, 0]), ALLOW);
-        assert_eq!(run(&[], personality, [0x0040_000, 0, 0, 0, 0, 0]), EPERM);
+        assert_eq!(run(&[], personality, [0x0004_0000, 0, 0, 0, 0, 0]), EPERM);
     }
 
     #[test]

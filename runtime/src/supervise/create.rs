@@ -261,7 +261,7 @@ fn connect(
     Ok((builder, Ends::Pipes(Stdio::Pipes { stdout, stderr, stdin })))
 }
 
-pub(crate) fn dev_null() -> Result<OwnedFd, StartError> {
+fn dev_null() -> Result<OwnedFd, StartError> {
     rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(system("open /dev/null"))
 }

@@ -16,7 +16,7 @@ mod mounts;
 mod rootfs;
 
 pub(crate) use create::{
-    CONTAINER_ID, ProgramExecutor, Started, Stdio, dev_null, read_seccomp, receive_terminal,
+    CONTAINER_ID, ProgramExecutor, Started, Stdio, read_seccomp, receive_terminal,
 };
 
 pub(crate) use facts::own_capabilities;

@@ -1,5 +1,12 @@
 //! Containers on the real kernel, as root. The binary is also its own child: see `support`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a test binary without the usual harness; clippy.toml allows these in tests only"
+)]
+
 mod exec;
 mod lifecycle;
 mod resources;
@@ -37,7 +44,7 @@ fn main() {
 #[macro_export]
 macro_rules! trials {
     ($($name:ident),* $(,)?) => {
-        pub fn trials() -> Vec<libtest_mimic::Trial> {
+        pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
             let module = module_path!().rsplit("::").next().unwrap_or_default();
             vec![$(libtest_mimic::Trial::test(format!("{module}::{}", stringify!($name)), || {
                 $name();

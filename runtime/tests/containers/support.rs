@@ -11,19 +11,19 @@ use carrack_api::{ContainerSpec, Exit};
 use carrack_runtime::{ImageConfig, LogQuery, Network, RunId, Runtime, RuntimeConfig, StartRequest};
 
 /// How long anything may take before a test gives up.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// A runtime with a place of its own; removes everything when dropped and then looks for leftovers.
-pub struct Host {
-    pub dir: tempfile::TempDir,
-    pub instance: String,
+pub(crate) struct Host {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) instance: String,
     runtime: Option<Runtime>,
 }
 
 impl Host {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let instance = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().unwrap();
         let mut host = Self { dir, instance, runtime: None };
@@ -31,7 +31,7 @@ impl Host {
         host
     }
 
-    pub fn config(&self) -> RuntimeConfig {
+    pub(crate) fn config(&self) -> RuntimeConfig {
         RuntimeConfig {
             state_dir: self.dir.path().join("state"),
             runtime_dir: self.dir.path().join("run"),
@@ -41,17 +41,17 @@ impl Host {
     }
 
     /// As a new daemon.
-    pub fn reopen(&mut self) {
+    pub(crate) fn reopen(&mut self) {
         self.runtime = None;
         self.runtime = Some(Runtime::open(self.config()).unwrap());
     }
 
-    pub fn runtime(&self) -> &Runtime {
+    pub(crate) fn runtime(&self) -> &Runtime {
         self.runtime.as_ref().unwrap()
     }
 
     /// A root filesystem with all of busybox and the usual files.
-    pub fn busybox(&self) -> PathBuf {
+    pub(crate) fn busybox(&self) -> PathBuf {
         let root = self.dir.path().join("layer");
         if root.exists() {
             return root;
@@ -80,11 +80,11 @@ impl Host {
     }
 
     /// A request that runs a shell script.
-    pub fn shell(&self, task: &str, script: &str) -> StartRequest {
+    pub(crate) fn shell(&self, task: &str, script: &str) -> StartRequest {
         self.request(task, &["sh", "-c", script])
     }
 
-    pub fn request(&self, task: &str, command: &[&str]) -> StartRequest {
+    pub(crate) fn request(&self, task: &str, command: &[&str]) -> StartRequest {
         StartRequest {
             id: RunId::new(task, 1),
             spec: ContainerSpec {
@@ -105,24 +105,24 @@ impl Host {
     }
 
     /// Starts, waits for the end, gives the exit and all output lines.
-    pub fn run(&self, request: &StartRequest) -> (Exit, Vec<String>) {
+    pub(crate) fn run(&self, request: &StartRequest) -> (Exit, Vec<String>) {
         self.runtime().start(request).unwrap_or_else(|error| panic!("{error}"));
         let exit = self.wait(&request.id);
         (exit, self.lines(&request.id.task))
     }
 
     /// Output of a script that must end with 0.
-    pub fn output(&self, request: &StartRequest) -> Vec<String> {
+    pub(crate) fn output(&self, request: &StartRequest) -> Vec<String> {
         let (exit, lines) = self.run(request);
         assert_eq!(exit.code, 0, "{} {lines:#?}", exit.describe());
         lines
     }
 
-    pub fn wait(&self, id: &RunId) -> Exit {
+    pub(crate) fn wait(&self, id: &RunId) -> Exit {
         eventually(&format!("{id} has ended"), || self.runtime().exit(id).unwrap())
     }
 
-    pub fn lines(&self, task: &str) -> Vec<String> {
+    pub(crate) fn lines(&self, task: &str) -> Vec<String> {
         let mut reader = self.runtime().logs(task, LogQuery::default()).unwrap();
         let mut all = Vec::new();
         loop {
@@ -135,14 +135,14 @@ impl Host {
     }
 
     /// Waits for a line that contains a text.
-    pub fn wait_line(&self, task: &str, text: &str) -> String {
+    pub(crate) fn wait_line(&self, task: &str, text: &str) -> String {
         eventually(&format!("{task} prints {text:?}"), || {
             self.lines(task).into_iter().find(|line| line.contains(text))
         })
     }
 
     /// All directories of our cgroups on this host.
-    pub fn cgroup_dirs(&self) -> Vec<PathBuf> {
+    pub(crate) fn cgroup_dirs(&self) -> Vec<PathBuf> {
         let own = format!("carrack-{}", self.instance);
         let mut roots = vec![PathBuf::from("/sys/fs/cgroup").join(&own)];
         roots.extend(fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path().join(&own)));
@@ -188,7 +188,7 @@ fn remove_cgroups(dir: &Path) {
 }
 
 /// Command lines that name a place.
-pub fn processes_with(place: &str) -> Vec<String> {
+pub(crate) fn processes_with(place: &str) -> Vec<String> {
     let own = std::process::id().to_string();
     fs::read_dir("/proc")
         .unwrap()
@@ -201,7 +201,7 @@ pub fn processes_with(place: &str) -> Vec<String> {
 }
 
 /// Asks again until there is an answer.
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(answer) = ask() {

@@ -48,7 +48,7 @@ fn a_new_daemon_adopts_what_runs_and_hears_what_ended() {
 }
 
 /// The helper of the next test: a daemon that starts a container and waits to be killed.
-pub fn daemon_that_waits(arguments: &[String]) -> ! {
+pub(crate) fn daemon_that_waits(arguments: &[String]) -> ! {
     let config: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let runtime = Runtime::open(carrack_runtime::RuntimeConfig {
         state_dir: config[0].into(),
