@@ -1,7 +1,7 @@
 //! The inner end of an endpoint's link.
 //!
 //! Owns: what is configured inside a container's namespace (loopback, address, default route, the neighbour that
-//! stands for the host) and finding out whether it is there. Owns not: the host's end ([`crate::apply`]).
+//! stands for the host) and finding out whether it is there. Owns not: the host's end (`apply`).
 
 use std::fs;
 use std::io;

@@ -1,7 +1,7 @@
 //! IPv4 networks, and the choice of the cluster's range.
 //!
 //! Owns: the small CIDR value the crate calculates with, [`choose_cluster_cidr`] and [`vip_range`].
-//! Owns not: reading the host's routes (that is [`crate::link`]).
+//! Owns not: reading the host's routes (that is `link`).
 
 use std::fmt;
 use std::net::Ipv4Addr;

@@ -1,6 +1,6 @@
 //! The difference between what is wanted and what is there, as steps in the order of their dependencies. Pure.
 //!
-//! Owns: which steps, in which order, for which reason. Owns not: effects ([`crate::apply`]).
+//! Owns: which steps, in which order, for which reason. Owns not: effects (`apply`).
 //!
 //! Order: settings, addresses, links, routes, neighbours come first, so that the table never leads to what is not
 //! there; then the table; then what nobody needs any more goes.
@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use crate::ipnet::Ipv4Net;
 use crate::lower::lower;
 use crate::model::Wanted;
-use crate::nft::batch::ElementChange;
+pub use crate::nft::batch::ElementChange;
 use crate::nft::dump::TableState;
 use crate::nft::foreign::ForeignRule;
 use crate::nft::sets::{Elements, describe_key};

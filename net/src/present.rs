@@ -1,7 +1,7 @@
-//! What a kernel holds of ours, as a value. The same type says what it shall hold ([`crate::lower`]).
+//! What a kernel holds of ours, as a value. The same type says what it shall hold (`lower`).
 //!
 //! Owns: the value and the marks by which our objects are known: link names and aliases, the label of addresses, the
-//! protocol number of routes. Owns not: dumping ([`crate::observe`]).
+//! protocol number of routes. Owns not: dumping (`observe`).
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! The sets and maps of our table, and their elements as values.
 //!
 //! Owns: names, key and data shapes, the encoding of keys and data, size classes. Owns not: which elements are wanted
-//! ([`crate::lower`]) and how they reach the kernel ([`crate::nft::batch`]).
+//! (`lower`) and how they reach the kernel (`nft::batch`).
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
