@@ -47,6 +47,8 @@ struct Sessions {
 struct Session {
     number: u64,
     assignments: watch::Sender<Option<Arc<Assignment>>>,
+    /// The generation sent last; goes on over the node's sessions, as the node refuses older ones.
+    generation: u64,
     /// The newest report that the loop has not read.
     waiting: Option<NodeReport>,
     sequence: Option<u64>,
@@ -78,8 +80,10 @@ impl Cluster {
         sessions.next += 1;
         let number = sessions.next;
         let (assignments, receiver) = watch::channel(None);
+        let generation = sessions.nodes.get(&node).map_or(0, |s| s.generation);
+        let told_to_stop = BTreeMap::new();
         let session =
-            Session { number, assignments, waiting: None, sequence: None, told_to_stop: BTreeMap::new() };
+            Session { number, assignments, generation, waiting: None, sequence: None, told_to_stop };
         sessions.nodes.insert(node, session);
         (number, receiver)
     }
@@ -230,16 +234,12 @@ impl Cluster {
 
 /// Sends an assignment with the next generation, unless it is the one in force.
 fn publish(session: &mut Session, mut next: Assignment) {
-    let generation = match session.assignments.borrow().as_deref() {
-        Some(current) => {
-            next.generation = current.generation;
-            if *current == next {
-                return;
-            }
-            current.generation + 1
-        }
-        None => 1,
-    };
+    next.generation = session.generation;
+    if session.assignments.borrow().as_deref() == Some(&next) {
+        return;
+    }
+    session.generation += 1;
+    let generation = session.generation;
     next.generation = generation;
     let stops: BTreeSet<TaskId> =
         next.tasks.iter().filter(|(_, t)| t.desired == Desired::Stop).map(|(id, _)| *id).collect();

@@ -174,8 +174,7 @@ impl World<'_> {
         let of_slot = || scene.tasks.iter().filter(move |t| t.slot == slot);
         let name = format!("{}.{slot}", scene.record.key.service);
         let old = of_slot().find(|t| t.is_wanted() && !scene.is_current(t));
-        let Some(task) = of_slot().filter(|t| scene.is_current(t) && t.desired == Desired::Run).next_back()
-        else {
+        let Some(task) = of_slot().rfind(|t| scene.is_current(t) && t.desired == Desired::Run) else {
             let reason = match old {
                 Some(_) => format!("{name} still runs an older revision"),
                 None if of_slot().any(|t| t.is_live()) => format!("{name} waits for its old task to stop"),
@@ -196,6 +195,12 @@ impl World<'_> {
         }
         let observed = self.observations.of(task);
         if observed.is_passing() {
+            if old.is_none() && scene.watched_until(task, self.now).is_some() {
+                let window = carrack_api::human_duration(scene.monitor());
+                return Rollout::Progressing {
+                    reason: format!("{name} is passing and is watched for {window}"),
+                };
+            }
             return match old {
                 None => Rollout::Converged,
                 Some(_) => Rollout::Progressing { reason: format!("{name} hands over to its new task") },

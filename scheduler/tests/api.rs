@@ -1,5 +1,7 @@
 //! The API over a real unix socket, with a node that runs in this process and does as it is told.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -225,7 +227,7 @@ impl Fixture {
     ) -> Result<StackChange, ClientError> {
         let body = PutStack { spec: spec.clone(), credentials: BTreeMap::new() };
         let path = format!("/v1/stacks/{}{query}", spec.name);
-        self.client.json(http::Method::PUT, &path, Some(&body), headers).await
+        self.client.json(::http::Method::PUT, &path, Some(&body), headers).await
     }
 
     /// Follows the watch until the view is as wanted.
@@ -384,7 +386,7 @@ async fn scale_holds_until_the_next_deploy_and_removal_leaves_nothing() {
     fixture.put(&spec).await.unwrap();
     let path = "/v1/services/hello/web/scale";
     let scaled: ServiceStatus =
-        fixture.client.json(http::Method::PUT, path, Some(&Scale { replicas: 5 }), &[]).await.unwrap();
+        fixture.client.json(::http::Method::PUT, path, Some(&Scale { replicas: 5 }), &[]).await.unwrap();
     assert!(scaled.replicas == 5 && scaled.scaled);
     fixture.until("hello", |v| v.stack.as_ref().is_some_and(|s| s.services[0].passing == 5)).await;
     let change = fixture.put(&spec).await.unwrap();
@@ -450,7 +452,7 @@ async fn bad_requests_are_problems_with_hints_and_change_nothing() {
 
     let body = serde_json::json!({ "spec": { "name": "x", "services": {}, "colour": "red" } });
     let unknown =
-        fixture.client.json::<_, StackChange>(http::Method::PUT, "/v1/stacks/x", Some(&body), &[]).await;
+        fixture.client.json::<_, StackChange>(::http::Method::PUT, "/v1/stacks/x", Some(&body), &[]).await;
     let unknown = Fixture::problem(unknown);
     assert!(unknown.status == 400 && unknown.detail.contains("colour"), "{unknown:?}");
 
@@ -470,12 +472,12 @@ async fn bad_requests_are_problems_with_hints_and_change_nothing() {
         let problem = Fixture::problem(fixture.client.get::<serde_json::Value>(path).await);
         assert_eq!((problem.status, problem.kind.as_str()), (status, kind), "{path}: {problem:?}");
     }
-    let method = fixture.client.json::<(), ()>(http::Method::POST, "/v1/stacks", None, &[]).await;
+    let method = fixture.client.json::<(), ()>(::http::Method::POST, "/v1/stacks", None, &[]).await;
     assert_eq!(Fixture::problem(method).status, 405);
     let large = full(vec![b' '; 5 << 20]);
     let large = fixture
         .client
-        .frames(http::Method::PUT, "/v1/stacks/x", large, &[("content-type", "application/json")])
+        .frames(::http::Method::PUT, "/v1/stacks/x", large, &[("content-type", "application/json")])
         .await;
     assert!(
         matches!(&large, Err(ClientError::Problem(p)) if p.status == 413)
@@ -499,7 +501,7 @@ async fn logs_exec_and_images_reach_the_node() {
     let read = |path: String| {
         let client = fixture.client.clone();
         async move {
-            let mut frames = client.frames(http::Method::GET, &path, empty(), &[]).await.unwrap();
+            let mut frames = client.frames(::http::Method::GET, &path, empty(), &[]).await.unwrap();
             let mut seen = Vec::new();
             while let Some(frame) = frames.next().await.unwrap() {
                 match frame {
@@ -535,7 +537,7 @@ async fn logs_exec_and_images_reach_the_node() {
 
     let archive = vec![7_u8; 3 << 20];
     let mut frames =
-        fixture.client.frames(http::Method::POST, "/v1/images/load", full(archive), &[]).await.unwrap();
+        fixture.client.frames(::http::Method::POST, "/v1/images/load", full(archive), &[]).await.unwrap();
     let Some(Frame::Done(json)) = frames.next().await.unwrap() else { panic!("no result") };
     assert_eq!(serde_json::from_slice::<LoadedImages>(&json).unwrap().images[0].size, Bytes(3 << 20));
 
@@ -554,14 +556,14 @@ async fn logs_exec_and_images_reach_the_node() {
 async fn follows_new_tasks(fixture: &Fixture) {
     let mut frames = fixture
         .client
-        .frames(http::Method::GET, "/v1/logs?stack=hello&service=web&follow=true", empty(), &[])
+        .frames(::http::Method::GET, "/v1/logs?stack=hello&service=web&follow=true", empty(), &[])
         .await
         .unwrap();
     let mut seen = std::collections::BTreeSet::new();
     let scale = Scale { replicas: 3 };
     let _: ServiceStatus = fixture
         .client
-        .json(http::Method::PUT, "/v1/services/hello/web/scale", Some(&scale), &[])
+        .json(::http::Method::PUT, "/v1/services/hello/web/scale", Some(&scale), &[])
         .await
         .unwrap();
     let all = async {

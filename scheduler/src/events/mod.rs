@@ -178,7 +178,7 @@ mod tests {
         log.append(vec![draft("one"), draft("two")], Timestamp(5));
         drop(log);
         let file = segments(dir.path()).unwrap().pop().unwrap();
-        std::fs::OpenOptions::new().append(true).open(file).unwrap().write_all(b"{\"id\":3,\"a").unwrap();
+        OpenOptions::new().append(true).open(file).unwrap().write_all(b"{\"id\":3,\"a").unwrap();
         let log = EventLog::open(dir.path()).unwrap();
         log.append(vec![draft("three")], Timestamp(9));
         assert_eq!(messages(&log, 0), ["one", "two", "three"]);

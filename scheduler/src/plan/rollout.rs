@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use carrack_api::defaults::{PROBE_INTERVAL, PROBE_RETRIES, PROBE_START_PERIOD, ROLLOUT_FAILED_RUNS};
+use carrack_api::defaults::{
+    PROBE_INTERVAL, PROBE_RETRIES, PROBE_START_PERIOD, ROLLOUT_FAILED_RUNS, UPDATE_MONITOR,
+};
 use carrack_api::{
     MountSource, PortMode, ServiceKey, ServiceMode, ServiceSpec, TaskNetwork, TaskReport, TaskState,
     Timestamp, UpdateOrder, human_duration,
@@ -107,6 +109,21 @@ impl<'a> Scene<'a> {
             }
         }
         judgement
+    }
+
+    /// How long a new task of an update is watched.
+    pub(crate) fn monitor(&self) -> Duration {
+        self.spec.update.monitor.unwrap_or(UPDATE_MONITOR)
+    }
+
+    /// Until when a passing task of an update is watched before its slot counts as done; `None` when it is not.
+    pub(crate) fn watched_until(&self, task: &TaskRecord, now: Timestamp) -> Option<Timestamp> {
+        if !self.is_moving() || self.record.converged.is_none() || self.record.failed.is_some() {
+            return None;
+        }
+        let since = self.observations.of(task).report()?.health_since?;
+        let until = since.after(self.monitor());
+        (now < until).then_some(until)
     }
 
     fn ended_badly(&self, task: &TaskRecord) -> Option<String> {

@@ -121,11 +121,12 @@ impl Sim {
         let live: Vec<_> =
             self.state.tasks.values().filter(|t| t.is_live() && t.node.is_some()).cloned().collect();
         for task in live {
+            let now = self.now;
             match task.desired {
                 Desired::Run
                     if self.reports.get(&task.id).is_none_or(|r| r.crashes == 0 && !r.state.is_final()) =>
                 {
-                    self.set(task.id, |r| (r.state, r.health) = (TaskState::Running, Health::Passing));
+                    self.set(task.id, |r| pass(r, now));
                 }
                 Desired::Run => {}
                 Desired::Stop => {
@@ -192,6 +193,7 @@ impl Sim {
     fn run(&mut self, line: &str) -> String {
         let words: Vec<&str> = line.split_whitespace().collect();
         let tasks = |words: &[&str]| words.iter().map(|w| w.parse().unwrap()).collect::<Vec<TaskId>>();
+        let now = self.now;
         match words.as_slice() {
             ["node", number] => self.add_node(number.parse().unwrap()),
             ["silent", number] => drop(self.silent.insert(testing::node(number.parse().unwrap()).id)),
@@ -201,9 +203,7 @@ impl Sim {
             ["scale", key, replicas] => self.scale(key, replicas.parse().unwrap()),
             ["wait", seconds] => self.now = self.now.after(Duration::from_secs(seconds.parse().unwrap())),
             ["obey"] => self.obey(),
-            ["passing", ids @ ..] => tasks(ids)
-                .into_iter()
-                .for_each(|id| self.set(id, |r| (r.state, r.health) = (TaskState::Running, Health::Passing))),
+            ["passing", ids @ ..] => tasks(ids).into_iter().for_each(|id| self.set(id, |r| pass(r, now))),
             ["running", ids @ ..] => tasks(ids)
                 .into_iter()
                 .for_each(|id| self.set(id, |r| (r.state, r.health) = (TaskState::Running, Health::Unknown))),
@@ -235,6 +235,14 @@ impl Sim {
         }
         String::new()
     }
+}
+
+/// Passing, since now when it was not before.
+fn pass(report: &mut TaskReport, now: Timestamp) {
+    if report.health != Health::Passing {
+        report.health_since = Some(now);
+    }
+    (report.state, report.health) = (TaskState::Running, Health::Passing);
 }
 
 fn exit(code: i32) -> Exit {

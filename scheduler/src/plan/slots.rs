@@ -348,6 +348,12 @@ impl Turn {
         if !wanted.keys().all(|slot| self.is_done(draft, &tasks, *slot)) {
             return;
         }
+        let scene = self.scene(draft, &tasks);
+        let watched =
+            tasks.iter().filter(|t| t.is_wanted()).filter_map(|t| scene.watched_until(t, draft.now)).max();
+        if let Some(at) = watched {
+            return draft.wake(at);
+        }
         self.record.converged = Some(self.record.template);
         let message = format!("{} runs revision {}", self.key, self.record.template);
         draft.event("rollout.done", &self.key, message, None);

@@ -72,6 +72,7 @@ pub(crate) struct Group {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a part lives only while it is written or read")]
 enum Part {
     Object { version: u64, object: Object },
     End { objects: usize },

@@ -195,7 +195,6 @@ impl std::fmt::Display for Key {
 /// An object whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "objects are boxed in Arc once they are in a table")]
 pub(crate) enum Object {
     Cluster(ClusterRecord),
     Node(NodeRecord),
