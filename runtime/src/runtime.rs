@@ -134,15 +134,12 @@ impl Runtime {
 
     /// No run starts before the cgroup of the previous one is empty.
     fn previous_runs_are_gone(&self, id: &RunId) -> Result<(), StartError> {
-        for other in self.cgroup_runs() {
-            if other.task == id.task
-                && !self
-                    .cgroups
-                    .run(&other)
-                    .processes()
-                    .map_err(supervise::system("look at the previous run"))?
-                    .is_empty()
-            {
+        let step = "look at the previous run";
+        // All hierarchies hold the same cgroups until one is being removed; then it is empty.
+        let parent = self.cgroups.parent();
+        let found = parent.dir("memory").map(names).transpose().map_err(supervise::system(step))?;
+        for other in found.into_iter().flatten().filter_map(|name| parse_run(&name)).filter(|run| run.task == id.task) {
+            if !self.cgroups.run(&other).processes().map_err(supervise::system(step))?.is_empty() {
                 return Err(StartError::PreviousRun(other.to_string()));
             }
         }
@@ -198,7 +195,11 @@ impl Runtime {
 
     /// Removes what a failed start left.
     fn undo(&self, id: &RunId, error: StartError) -> StartError {
-        match self.remove_run(id) {
+        let removed = self.remove_run(id);
+        // Stay when earlier runs left something in them.
+        let _ = fs::remove_dir(self.layout.log(&id.task));
+        let _ = fs::remove_dir(self.layout.task_state(&id.task));
+        match removed {
             Ok(()) => error,
             Err(cleanup) => StartError::System { step: error.to_string(), why: chain(&cleanup) },
         }
@@ -230,11 +231,7 @@ impl Runtime {
         let parent = self.cgroups.parent();
         let mut ids = BTreeSet::new();
         for (_, dir) in parent.dirs() {
-            for name in names(dir).unwrap_or_default() {
-                let id =
-                    name.rsplit_once('.').and_then(|(task, run)| Some(RunId::new(task, run.parse().ok()?)));
-                ids.extend(id.filter(RunId::is_valid));
-            }
+            ids.extend(names(dir).unwrap_or_default().iter().filter_map(|name| parse_run(name)));
         }
         ids.into_iter().collect()
     }
@@ -468,6 +465,12 @@ fn started(record: &SupervisorRecord) -> Started {
 
 fn read_exit(run: &RunDir) -> Result<Option<Exit>, RuntimeError> {
     Ok(read_json::<ExitRecord>(&run.exit())?.map(|record| record.exit))
+}
+
+/// The run that a cgroup is named after.
+fn parse_run(name: &str) -> Option<RunId> {
+    let (task, run) = name.rsplit_once('.')?;
+    Some(RunId::new(task, run.parse().ok()?)).filter(RunId::is_valid)
 }
 
 /// Names in a directory; none when it is not there.

@@ -7,7 +7,10 @@ use crate::support::{Host, eventually};
 crate::trials!(
     an_exit_code_and_output_are_kept,
     signals_end_a_container,
-    a_start_error_names_its_object_and_leaves_nothing
+    a_start_error_names_its_object_and_leaves_nothing,
+    a_terminal_can_be_written_and_resized,
+    open_stdin_reaches_the_program,
+    many_start_at_once,
 );
 
 fn an_exit_code_and_output_are_kept() {
@@ -66,7 +69,53 @@ fn a_start_error_names_its_object_and_leaves_nothing() {
     assert!(matches!(error, StartError::WorkingDir { .. }), "{error}");
     assert_eq!(host.runtime().list().unwrap(), []);
     assert_eq!(host.runtime().inspect(&RunId::new("bad", 1)).unwrap(), None);
+    assert!(!host.dir.path().join("state/tasks/bad").exists(), "not even an empty directory is left");
     eventually("no cgroup of the run", || {
         host.cgroup_dirs().iter().all(|dir| !dir.join("bad.1").exists()).then_some(())
     });
+}
+
+fn a_terminal_can_be_written_and_resized() {
+    let host = Host::new();
+    for (task, init) in [("reaped", true), ("bare", false)] {
+        let mut request = host.shell(task, "echo ready; read a; echo got $a; stty size; echo $TERM; exit 5");
+        (request.spec.tty, request.spec.init) = (true, Some(init));
+        host.runtime().start(&request).unwrap();
+        host.wait_line(task, "ready");
+        host.runtime().resize(&request.id, 77, 22).unwrap();
+        let mut terminal = std::fs::File::from(host.runtime().attach_stdin(&request.id).unwrap());
+        std::io::Write::write_all(&mut terminal, b"word\n").unwrap();
+        assert_eq!(host.wait(&request.id).code, 5, "{task}");
+        let lines = host.lines(task);
+        assert_eq!(lines[lines.len() - 3..], ["got word\r", "22 77\r", "xterm\r"], "{task}");
+    }
+}
+
+fn open_stdin_reaches_the_program() {
+    let host = Host::new();
+    let mut request = host.shell("cat", "cat");
+    request.spec.stdin_open = true;
+    host.runtime().start(&request).unwrap();
+    let mut stdin = std::fs::File::from(host.runtime().attach_stdin(&request.id).unwrap());
+    std::io::Write::write_all(&mut stdin, b"over\n").unwrap();
+    host.wait_line("cat", "over");
+    let error = host.runtime().resize(&request.id, 1, 1).unwrap_err().to_string();
+    assert!(error.contains("no terminal"), "{error}");
+    host.runtime().kill(&request.id).unwrap();
+    assert_eq!(host.runtime().wait_fd(&request.id).unwrap_err().to_string(), "run cat.1 is not running");
+}
+
+fn many_start_at_once() {
+    let host = Host::new();
+    host.busybox();
+    std::thread::scope(|scope| {
+        for number in 0..20 {
+            let host = &host;
+            scope.spawn(move || {
+                let (exit, _) = host.run(&host.shell(&format!("m{number}"), &format!("exit {number}")));
+                assert_eq!(exit.code, number);
+            });
+        }
+    });
+    assert_eq!(host.runtime().list().unwrap().len(), 20);
 }
