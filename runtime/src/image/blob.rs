@@ -54,12 +54,20 @@ impl BlobWriter {
     }
 
     /// Verifies the blob and moves it to `directory` under its digest, after `announce` was told it.
-    pub(crate) fn commit(mut self, directory: &Path, announce: impl FnOnce(&Digest)) -> Result<(Digest, u64)> {
+    pub(crate) fn commit(
+        mut self,
+        directory: &Path,
+        announce: impl FnOnce(&Digest),
+    ) -> Result<(Digest, u64)> {
         let bytes = self.hasher.bytes();
         let actual = std::mem::take(&mut self.hasher).finish();
         if let Some(expected) = &self.expected {
             if let Some(size) = expected.size.filter(|size| *size != bytes) {
-                return Err(Error::SizeMismatch { digest: expected.digest.clone(), expected: size, actual: bytes });
+                return Err(Error::SizeMismatch {
+                    digest: expected.digest.clone(),
+                    expected: size,
+                    actual: bytes,
+                });
             }
             if expected.digest != actual {
                 return Err(Error::DigestMismatch { expected: expected.digest.clone(), actual });

@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn other_algorithms_upper_case_and_paths_are_refused() {
-        for bad in ["", "sha256:", "sha512:00", "sha256:../../etc/passwd", &EMPTY.to_uppercase(), &EMPTY[..70]] {
+        for bad in
+            ["", "sha256:", "sha512:00", "sha256:../../etc/passwd", &EMPTY.to_uppercase(), &EMPTY[..70]]
+        {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

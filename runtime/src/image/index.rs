@@ -81,9 +81,12 @@ impl Index {
         struct Version {
             version: u32,
         }
-        let Version { version } = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let Version { version } =
+            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         if version > VERSION {
-            return Err(damaged(format!("version {version} is newer than {VERSION}, the newest this binary knows")));
+            return Err(damaged(format!(
+                "version {version} is newer than {VERSION}, the newest this binary knows"
+            )));
         }
         serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
     }

@@ -117,7 +117,8 @@ pub(crate) fn check_layer_type(media_type: &str) -> Result<(), String> {
     let known = media_type.is_empty()
         || media_type.starts_with(OCI_LAYER)
         || media_type.starts_with("application/vnd.docker.image.rootfs.diff.tar");
-    if known && !media_type.contains('+') || known && matches!(media_type.rsplit_once('+'), Some((_, "gzip" | "zstd"))) {
+    let readable = media_type.rsplit_once('+').is_none_or(|(_, packed)| matches!(packed, "gzip" | "zstd"));
+    if known && readable {
         Ok(())
     } else {
         Err(format!("layer type '{}' is not supported", media_type.escape_debug()))
@@ -206,9 +207,8 @@ mod tests {
     #[test]
     fn documents_are_told_apart_by_content() {
         let digest = Digest::of(b"");
-        let manifest = format!(
-            r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":1}},"layers":[]}}"#
-        );
+        let manifest =
+            format!(r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":1}},"layers":[]}}"#);
         assert!(matches!(parse(manifest.as_bytes()), Ok(Document::Manifest(_))));
         assert!(matches!(parse(br#"{"schemaVersion":2,"manifests":[]}"#), Ok(Document::Index(_))));
         assert!(parse(br#"{"schemaVersion":1,"fsLayers":[]}"#).unwrap_err().contains("schema 1"));

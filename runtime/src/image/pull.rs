@@ -108,7 +108,8 @@ struct Pull {
 impl Pull {
     async fn fetch(self: Arc<Self>, reference: &ImageReference) -> Result<Committed> {
         let platform = Platform::host();
-        let (digest, indices, manifest_digest, manifest) = self.find(&reference.selector(), &platform).await?;
+        let (digest, indices, manifest_digest, manifest) =
+            self.find(&reference.selector(), &platform).await?;
         let received: u64 = manifest.layers.iter().map(|layer| layer.size).fold(0, u64::saturating_add);
         self.meter.expect(received.saturating_add(manifest.config.size), manifest.layers.len());
         self.blob(&manifest.config, MAX_CONFIG_BYTES).await?;
@@ -147,11 +148,12 @@ impl Pull {
                 Document::Manifest(manifest) => return Ok((first, indices, fetched.digest, manifest)),
                 Document::Index(index) => index,
             };
-            let chosen = manifest::select(&index, platform).map_err(|available| Error::NoMatchingPlatform {
-                image: self.image.clone(),
-                wanted: platform.to_string(),
-                available,
-            })?;
+            let chosen =
+                manifest::select(&index, platform).map_err(|available| Error::NoMatchingPlatform {
+                    image: self.image.clone(),
+                    wanted: platform.to_string(),
+                    available,
+                })?;
             indices.insert(fetched.digest.clone());
             fetched = self.registry.manifest(&chosen.digest.to_string()).await?;
             if fetched.document.len() as u64 != chosen.size {
@@ -186,7 +188,11 @@ impl Pull {
 
     async fn layer(self: Arc<Self>, layer: Descriptor, diff_id: Digest) -> Result<LayerRecord> {
         {
-            let _permit = self.downloads.acquire().await.map_err(|error| Error::Internal { reason: error.to_string() })?;
+            let _permit = self
+                .downloads
+                .acquire()
+                .await
+                .map_err(|error| Error::Internal { reason: error.to_string() })?;
             self.blob(&layer, MAX_BLOB_BYTES).await?;
         }
         blocking(move || {

@@ -19,7 +19,7 @@ use super::digest::Digest;
 use super::error::{Error, Result, io_error};
 use super::index::{ImageRecord, Index, NameRecord};
 use super::reference::ImageReference;
-use super::unpack::{self, Limits, LayerBlob, Slots};
+use super::unpack::{self, LayerBlob, Limits, Slots};
 
 /// Fewest hex digits of a layer's short name.
 const SHORT_NAME_LEN: usize = 8;
@@ -217,7 +217,9 @@ impl ImageStore {
                     removed.names.push(reference.clone());
                 }
             }
-            drop_unused(&mut index, &mut removed, &|manifest| *manifest != found.manifest || in_use(manifest));
+            drop_unused(&mut index, &mut removed, &|manifest| {
+                *manifest != found.manifest || in_use(manifest)
+            });
             index.write(&self.inner.dir)?;
             *guard = index;
         }
@@ -248,7 +250,8 @@ impl ImageStore {
         })?;
         let mut guard = self.inner.index();
         let mut index = guard.clone();
-        let found = index.find_digest(digest).ok_or_else(|| Error::NotStored { image: digest.to_string() })?;
+        let found =
+            index.find_digest(digest).ok_or_else(|| Error::NotStored { image: digest.to_string() })?;
         index.names.insert(name, found);
         index.write(&self.inner.dir)?;
         *guard = index;
@@ -326,7 +329,10 @@ impl Inner {
         let mut data = Vec::new();
         file.take(limit + 1).read_to_end(&mut data).map_err(io_error("read", &path))?;
         if data.len() as u64 > limit {
-            return Err(Error::TooLarge { what: format!("document {digest}"), limit: format!("{limit} bytes") });
+            return Err(Error::TooLarge {
+                what: format!("document {digest}"),
+                limit: format!("{limit} bytes"),
+            });
         }
         let actual = Digest::of(&data);
         if actual != *digest {
@@ -468,7 +474,13 @@ impl Session {
 
     /// Keeps a digest's blob and layer from being collected while the session lives.
     pub(super) fn pin(&self, digest: &Digest) {
-        *self.inner().pins.lock().unwrap_or_else(PoisonError::into_inner).entry(digest.clone()).or_default() += 1;
+        *self
+            .inner()
+            .pins
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(digest.clone())
+            .or_default() += 1;
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner).push(digest.clone());
     }
 

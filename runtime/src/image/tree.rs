@@ -44,9 +44,14 @@ impl RootTree {
             return Err(io_error("read in the image", Path::new(path))(source));
         }
         let mut content = Vec::new();
-        file.take(limit + 1).read_to_end(&mut content).map_err(io_error("read in the image", Path::new(path)))?;
+        file.take(limit + 1)
+            .read_to_end(&mut content)
+            .map_err(io_error("read in the image", Path::new(path)))?;
         if content.len() as u64 > limit {
-            return Err(Error::TooLarge { what: format!("{path} of the image"), limit: format!("{limit} bytes") });
+            return Err(Error::TooLarge {
+                what: format!("{path} of the image"),
+                limit: format!("{limit} bytes"),
+            });
         }
         Ok(Some(content))
     }
@@ -140,7 +145,11 @@ impl<'a> Merged<'a> {
                     // A whiteout: an image cannot hold other devices.
                     FileType::CharacterDevice => return Ok(Found::Nothing),
                     FileType::Symlink => return Ok(Found::Symlink(layer)),
-                    _ => return Ok(Found::File(layer)),
+                    FileType::RegularFile
+                    | FileType::Fifo
+                    | FileType::Socket
+                    | FileType::BlockDevice
+                    | FileType::Unknown => return Ok(Found::File(layer)),
                 }
             }
             if dirs.is_empty() {

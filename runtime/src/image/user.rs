@@ -152,7 +152,8 @@ mod tests {
     use super::*;
 
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\nweb:x:101:102::/srv:/bin/false\r\nrel:x:5:5::home:\nbig:x:4294967296:0::/:\n";
-    const GROUP: &[u8] = b"root:x:0:\nweb:x:102:\nstaff:x:50:web,other\nlog:x:4:other,web\nbig:x:99999999999:nobody\n";
+    const GROUP: &[u8] =
+        b"root:x:0:\nweb:x:102:\nstaff:x:50:web,other\nlog:x:4:other,web\nbig:x:99999999999:nobody\n";
 
     fn ids(text: &str) -> Result<(u32, u32, Vec<u32>)> {
         resolve(text, PASSWD, GROUP).map(|user| (user.uid, user.gid, user.additional_gids))
@@ -180,7 +181,16 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_are_errors_and_never_root() {
-        for text in ["4294967295", "4294967296", "-1", "+0", "99999999999999999999", "web:-1", "web:4294967296", "big"] {
+        for text in [
+            "4294967295",
+            "4294967296",
+            "-1",
+            "+0",
+            "99999999999999999999",
+            "web:-1",
+            "web:4294967296",
+            "big",
+        ] {
             assert!(matches!(ids(text), Err(Error::InvalidUser { .. })), "{text}: {:?}", ids(text));
         }
         for text in ["0x0", "nobody", "web:nobody", "0 ", "broken"] {

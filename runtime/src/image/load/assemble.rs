@@ -122,7 +122,13 @@ impl Assembler<'_> {
             };
             match manifest::parse(&document).map_err(invalid)? {
                 Document::Manifest(manifest) => {
-                    return self.complete(image, descriptor.digest.clone(), indices, current.digest, manifest);
+                    return self.complete(
+                        image,
+                        descriptor.digest.clone(),
+                        indices,
+                        current.digest,
+                        manifest,
+                    );
                 }
                 Document::Index(index) => {
                     indices.insert(current.digest.clone());
@@ -177,7 +183,8 @@ impl Assembler<'_> {
             layers: Vec<String>,
         }
         let invalid = |reason: String| Error::Archive { reason: format!("manifest.json: {reason}") };
-        let saved: Vec<Saved> = serde_json::from_slice(document).map_err(|error| invalid(error.to_string()))?;
+        let saved: Vec<Saved> =
+            serde_json::from_slice(document).map_err(|error| invalid(error.to_string()))?;
         check_count(saved.len())?;
         let find = |path: &str| {
             let lacks = || invalid(format!("the archive lacks '{}'", path.escape_debug()));
@@ -199,12 +206,20 @@ impl Assembler<'_> {
                 config: Descriptor::new(OCI_CONFIG, digest, size),
                 layers,
             };
-            let text = serde_json::to_vec(&manifest).map_err(|error| Error::Internal { reason: error.to_string() })?;
+            let text = serde_json::to_vec(&manifest)
+                .map_err(|error| Error::Internal { reason: error.to_string() })?;
             let manifest_digest = self.session.store_document(&text)?;
             let diff_ids = check_image(self.session, &label, &manifest, &self.platform)?;
             let names = tags.iter().map(|tag| ImageReference::parse(tag)).collect::<Result<_, _>>()?;
             let digest = manifest_digest.clone();
-            images.push(Assembled { names, digest, indices: BTreeSet::new(), manifest_digest, manifest, diff_ids });
+            images.push(Assembled {
+                names,
+                digest,
+                indices: BTreeSet::new(),
+                manifest_digest,
+                manifest,
+                diff_ids,
+            });
         }
         Ok(images)
     }
@@ -212,7 +227,12 @@ impl Assembler<'_> {
     fn layer_type(&self, blob: &Digest) -> Result<&'static str> {
         let mut magic = Vec::new();
         let path = self.session.store.inner.blob_path(blob);
-        self.session.store.open_blob(blob)?.take(4).read_to_end(&mut magic).map_err(io_error("read", &path))?;
+        self.session
+            .store
+            .open_blob(blob)?
+            .take(4)
+            .read_to_end(&mut magic)
+            .map_err(io_error("read", &path))?;
         Ok(match magic[..] {
             [0x1f, 0x8b, ..] => "application/vnd.oci.image.layer.v1.tar+gzip",
             [0x28, 0xb5, 0x2f, 0xfd] => "application/vnd.oci.image.layer.v1.tar+zstd",

@@ -20,8 +20,8 @@ use super::index::{ImageRecord, LayerRecord};
 use super::progress::{Meter, ProgressSink};
 use super::reference::ImageReference;
 use super::store::{Committed, ImageStore, Removed, Session};
-pub(super) use assemble::check_image;
 use assemble::Assembled;
+pub(super) use assemble::check_image;
 use stage::Staged;
 
 /// How to load.
@@ -63,7 +63,8 @@ impl ImageStore {
         progress: &ProgressSink,
     ) -> Result<Vec<LoadedImage>> {
         if path.is_dir() {
-            return self.load_with(options, progress, |session, meter| stage::directory(session, path, meter));
+            return self
+                .load_with(options, progress, |session, meter| stage::directory(session, path, meter));
         }
         let file = File::open(path).map_err(io_error("open", path))?;
         self.load(file, options, progress)
@@ -119,14 +120,22 @@ fn finish(session: &Session, images: Vec<Assembled>, meter: &Meter) -> Result<Ve
             },
             names: image.names.clone(),
         });
-        loaded.push(LoadedImage { names: image.names, digest: image.digest, manifest: image.manifest_digest });
+        loaded.push(LoadedImage {
+            names: image.names,
+            digest: image.digest,
+            manifest: image.manifest_digest,
+        });
     }
     session.commit(committed)?;
     Ok(loaded)
 }
 
 /// Unpacks layers, as many at once as there are processors; the first error stops the rest.
-fn unpack_all(session: &Session, layers: &[(Digest, Digest)], meter: &Meter) -> Result<BTreeMap<Digest, u64>> {
+fn unpack_all(
+    session: &Session,
+    layers: &[(Digest, Digest)],
+    meter: &Meter,
+) -> Result<BTreeMap<Digest, u64>> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(layers.len());
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
@@ -136,7 +145,8 @@ fn unpack_all(session: &Session, layers: &[(Digest, Digest)], meter: &Meter) -> 
             if failed.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let bytes = session.ensure_layer(blob, diff_id).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+            let bytes =
+                session.ensure_layer(blob, diff_id).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
             done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(diff_id.clone(), bytes);
             meter.layer_done();
         }
@@ -145,7 +155,9 @@ fn unpack_all(session: &Session, layers: &[(Digest, Digest)], meter: &Meter) -> 
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         threads.into_iter().try_for_each(|thread| {
-            thread.join().unwrap_or_else(|_| Err(Error::Internal { reason: "an unpack thread panicked".to_owned() }))
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(Error::Internal { reason: "an unpack thread panicked".to_owned() }))
         })
     })?;
     Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))

@@ -80,14 +80,17 @@ pub(super) fn archive(session: &Session, input: impl Read, meter: &Meter) -> Res
 impl Staged {
     fn entry<R: Read>(&mut self, session: &Session, entry: &mut Entry<'_, R>) -> Result<()> {
         let raw = entry.path_bytes().into_owned();
-        let refuse = |reason: String| Error::Archive { reason: format!("entry '{}': {reason}", name::printable(&raw)) };
+        let refuse = |reason: String| Error::Archive {
+            reason: format!("entry '{}': {reason}", name::printable(&raw)),
+        };
         let path = name::clean(&raw, &Limits::default()).map_err(refuse)?;
         let Ok(path) = String::from_utf8(path) else { return Ok(()) };
         let kind = entry.header().entry_type();
         if kind.is_symlink() || kind.is_hard_link() {
             let target = entry.link_name_bytes().unwrap_or_default().into_owned();
             if let Ok(target) = String::from_utf8(target) {
-                let base = if kind.is_symlink() { path.rsplit_once('/').map_or("", |(base, _)| base) } else { "" };
+                let base =
+                    if kind.is_symlink() { path.rsplit_once('/').map_or("", |(base, _)| base) } else { "" };
                 self.links.insert(path.clone(), resolve(base, &target));
             }
             return Ok(());
@@ -122,7 +125,9 @@ pub(super) fn directory(session: &Session, dir: &Path, meter: &Meter) -> Result<
         }
     }
     if staged.documents.is_empty() {
-        return Err(Error::Archive { reason: format!("{} is no OCI layout: it has no index.json", dir.display()) });
+        return Err(Error::Archive {
+            reason: format!("{} is no OCI layout: it has no index.json", dir.display()),
+        });
     }
     let blobs = dir.join(BLOBS);
     let entries = std::fs::read_dir(&blobs).map_err(io_error("list", &blobs))?;
@@ -132,7 +137,11 @@ pub(super) fn directory(session: &Session, dir: &Path, meter: &Meter) -> Result<
         let Ok(digest) = format!("sha256:{name}").parse::<Digest>() else { continue };
         let file = open(&path).map_err(io_error("open", &path))?;
         let size = file.metadata().map_err(io_error("inspect", &path))?.len();
-        store(session, Metered { inner: file, meter }, Some(Expected { digest: digest.clone(), size: Some(size) }))?;
+        store(
+            session,
+            Metered { inner: file, meter },
+            Some(Expected { digest: digest.clone(), size: Some(size) }),
+        )?;
         staged.files.insert(format!("{BLOBS}{name}"), (digest, size));
     }
     Ok(staged)

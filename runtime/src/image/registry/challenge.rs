@@ -26,7 +26,8 @@ impl Challenge {
             return None;
         }
         let parameters = parameters(rest);
-        let find = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let find =
+            |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         Some(Self::Bearer { realm: find("realm")?, service: find("service"), scope: find("scope") })
     }
 }
@@ -71,7 +72,8 @@ pub(super) fn error_message(body: &[u8], limit: usize) -> String {
         #[serde(default)]
         message: String,
     }
-    let message = serde_json::from_slice::<Answer>(body).ok().and_then(|answer| answer.errors.into_iter().next());
+    let message =
+        serde_json::from_slice::<Answer>(body).ok().and_then(|answer| answer.errors.into_iter().next());
     match message {
         Some(Message { message }) if !message.is_empty() => {
             format!(": {}", message.chars().take(limit).flat_map(char::escape_debug).collect::<String>())
@@ -111,7 +113,8 @@ mod tests {
 
     #[test]
     fn bearer_challenges_are_read_and_preferred() {
-        let header = r#"Bearer realm="https://auth.io/token",service="reg.io",scope="repository:a/b:pull,push""#;
+        let header =
+            r#"Bearer realm="https://auth.io/token",service="reg.io",scope="repository:a/b:pull,push""#;
         let bearer = Challenge::Bearer {
             realm: "https://auth.io/token".into(),
             service: Some("reg.io".into()),

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Empty;
 use hickory_resolver::TokioResolver;
+use http_body_util::Empty;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -54,7 +54,9 @@ pub(super) fn client(loopback: bool) -> Result<HttpClient, String> {
     }
     let tls = HttpsConnectorBuilder::new()
         .with_native_roots()
-        .map_err(|error| format!("cannot read this host's CA certificates: {error}; install ca-certificates"))?
+        .map_err(|error| {
+            format!("cannot read this host's CA certificates: {error}; install ca-certificates")
+        })?
         .https_only()
         .enable_http1()
         .wrap_connector(tcp);
@@ -97,8 +99,10 @@ async fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
     if name == "localhost" {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
-    let failed = |error: &dyn std::error::Error| io::Error::other(format!("cannot resolve {name}: {}", chain(error)));
-    let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build()).map_err(|error| failed(&error))?;
+    let failed =
+        |error: &dyn std::error::Error| io::Error::other(format!("cannot resolve {name}: {}", chain(error)));
+    let resolver =
+        TokioResolver::builder_tokio().and_then(|builder| builder.build()).map_err(|error| failed(&error))?;
     let found = resolver.lookup_ip(name).await.map_err(|error| failed(&error))?;
     Ok(found.iter().collect())
 }
@@ -112,7 +116,9 @@ mod tests {
         for host in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000", "[::1]"] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in ["localhost.evil.io", "127.0.0.1.evil.io", "10.0.0.1", "registry.io:5000", "[::2]:1", "127.evil"] {
+        for host in
+            ["localhost.evil.io", "127.0.0.1.evil.io", "10.0.0.1", "registry.io:5000", "[::2]:1", "127.evil"]
+        {
             assert!(!is_loopback(host), "{host}");
         }
     }

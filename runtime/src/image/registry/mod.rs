@@ -151,7 +151,9 @@ impl Registry {
         let challenges = response.headers().get_all(WWW_AUTHENTICATE);
         let challenges: Vec<_> = challenges.iter().filter_map(|value| value.to_str().ok()).collect();
         match (Challenge::choose(&challenges), &self.credentials) {
-            (Some(_) | None, Some(credentials @ Credentials::Bearer { .. })) => Ok(credentials.authorization()),
+            (Some(_) | None, Some(credentials @ Credentials::Bearer { .. })) => {
+                Ok(credentials.authorization())
+            }
             (Some(Challenge::Basic), Some(credentials)) => Ok(credentials.authorization()),
             (Some(Challenge::Bearer { realm, service, scope }), _) => {
                 self.token(&realm, service.as_deref(), scope.as_deref()).await
@@ -203,7 +205,8 @@ impl Registry {
             }
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let location = location.ok_or_else(|| self.transport("it redirects to nowhere"))?;
-            uri = challenge::join(&uri, location).ok_or_else(|| self.transport("it redirects to an invalid address"))?;
+            uri = challenge::join(&uri, location)
+                .ok_or_else(|| self.transport("it redirects to an invalid address"))?;
         }
         Err(self.transport(&format!("it redirects more than {MAX_REDIRECTS} times")))
     }
@@ -255,12 +258,20 @@ impl Registry {
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return self.unauthorized();
         }
-        let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        let is_json = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
         let detail = match self.small_body(response, MAX_SMALL_BODY).await {
             Ok(body) if is_json => challenge::error_message(&body, MAX_DETAIL),
             _ => String::new(),
         };
-        Error::Registry { registry: self.host.clone(), image: self.image.clone(), status: status.as_u16(), detail }
+        Error::Registry {
+            registry: self.host.clone(),
+            image: self.image.clone(),
+            status: status.as_u16(),
+            detail,
+        }
     }
 
     fn unauthorized(&self) -> Error {

@@ -20,7 +20,7 @@ type Source<R> = BufReader<Chain<Cursor<Vec<u8>>, R>>;
 /// A reader of the uncompressed content of `R`.
 pub(crate) enum Decompressor<R: Read> {
     Plain(Source<R>),
-    Gzip(MultiGzDecoder<Source<R>>),
+    Gzip(Box<MultiGzDecoder<Source<R>>>),
     Zstd(Box<ZstdReader<Source<R>>>),
 }
 
@@ -33,7 +33,7 @@ impl<R: Read> Decompressor<R> {
         let zstd = magic == ZSTD || is_skippable(&magic);
         let source = BufReader::with_capacity(BUFFER, Cursor::new(magic).chain(input));
         Ok(if gzip {
-            Self::Gzip(MultiGzDecoder::new(source))
+            Self::Gzip(Box::new(MultiGzDecoder::new(source)))
         } else if zstd {
             Self::Zstd(Box::new(ZstdReader::new(source)))
         } else {

@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, UTIME_OMIT, XattrFlags,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 use tar::{Entry, EntryType};
@@ -85,7 +85,10 @@ impl Extractor {
         let raw = entry.path_bytes().into_owned();
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(Failure::refused(&raw, format!("the layer has more than {} entries", self.limits.entries)));
+            return Err(Failure::refused(
+                &raw,
+                format!("the layer has more than {} entries", self.limits.entries),
+            ));
         }
         let kind = entry.header().entry_type();
         if kind.is_pax_global_extensions() {
@@ -102,9 +105,7 @@ impl Extractor {
                 self.apply(root.as_fd(), &metadata, &raw)
             }
             Name::Root => Err(Failure::refused(&raw, "the root is not a directory")),
-            Name::Opaque { parent } if parent.is_empty() => {
-                Err(Failure::refused(&raw, "a layer cannot hide the whole root"))
-            }
+            Name::Opaque { parent: b"" } => Err(Failure::refused(&raw, "a layer cannot hide the whole root")),
             Name::Opaque { parent } => {
                 self.parent(parent, &raw)?;
                 self.opaque.insert(parent.to_vec());
@@ -152,31 +153,37 @@ impl Extractor {
             return self.directory(dir.as_fd(), path, name, metadata, raw);
         }
         // The link's target first: replacing the name could remove it.
-        let link = match kind {
-            EntryType::Link => Some(self.link_source(entry, path, raw)?),
-            _ => None,
-        };
+        let link = if kind.is_hard_link() { Some(self.link_source(entry, path, raw)?) } else { None };
         self.clear(dir.as_fd(), name, raw)?;
         if let Some((source_dir, source)) = link {
             return rustix::fs::linkat(&source_dir, &source, &dir, name, AtFlags::empty())
                 .map_err(Failure::at(raw, "create the hard link"));
         }
-        match kind {
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.file(entry, dir.as_fd(), name, metadata, raw)
-            }
-            EntryType::Symlink => self.symlink(entry, dir.as_fd(), name, metadata, raw),
-            EntryType::Fifo => {
-                let mode = Mode::from_raw_mode(0o600);
-                rustix::fs::mknodat(&dir, name, FileType::Fifo, mode, 0)
-                    .map_err(Failure::at(raw, "create the FIFO"))?;
-                let fd = rustix::fs::openat(&dir, name, OFlags::RDONLY | OFlags::NONBLOCK | SAFE, Mode::empty())
-                    .map_err(Failure::at(raw, "open the FIFO"))?;
-                self.apply(fd.as_fd(), metadata, raw)?;
-                rustix::fs::futimens(&fd, &times(metadata.mtime)).map_err(Failure::at(raw, "set its times"))
-            }
-            other => Err(Failure::refused(raw, format!("entry type {:?} is not supported", char::from(other.as_byte())))),
+        if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+            self.file(entry, dir.as_fd(), name, metadata, raw)
+        } else if kind.is_symlink() {
+            self.symlink(entry, dir.as_fd(), name, metadata, raw)
+        } else if kind.is_fifo() {
+            self.fifo(dir.as_fd(), name, metadata, raw)
+        } else {
+            let kind = char::from(kind.as_byte());
+            Err(Failure::refused(raw, format!("entry type {kind:?} is not supported")))
         }
+    }
+
+    fn fifo(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        metadata: &Metadata<'_>,
+        raw: &[u8],
+    ) -> Result<(), Failure> {
+        rustix::fs::mknodat(dir, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+            .map_err(Failure::at(raw, "create the FIFO"))?;
+        let fd = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::NONBLOCK | SAFE, Mode::empty())
+            .map_err(Failure::at(raw, "open the FIFO"))?;
+        self.apply(fd.as_fd(), metadata, raw)?;
+        rustix::fs::futimens(&fd, &times(metadata.mtime)).map_err(Failure::at(raw, "set its times"))
     }
 
     fn directory(
@@ -225,7 +232,8 @@ impl Extractor {
         let fd = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))
             .map_err(Failure::at(raw, "create the file"))?;
         let mut file = File::from(fd);
-        let copied = copy(entry, &mut file, &mut self.buffer, size).map_err(Failure::at(raw, "write its content"))?;
+        let copied =
+            copy(entry, &mut file, &mut self.buffer, size).map_err(Failure::at(raw, "write its content"))?;
         if copied != size {
             return Err(Failure::refused(raw, format!("its content ends after {copied} of {size} bytes")));
         }
@@ -300,7 +308,8 @@ impl Extractor {
     fn apply(&mut self, fd: BorrowedFd<'_>, metadata: &Metadata<'_>, raw: &[u8]) -> Result<(), Failure> {
         rustix::fs::fchown(fd, Some(Uid::from_raw(metadata.uid)), Some(Gid::from_raw(metadata.gid)))
             .map_err(Failure::at(raw, "set its owner"))?;
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(metadata.mode)).map_err(Failure::at(raw, "set its mode"))?;
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(metadata.mode))
+            .map_err(Failure::at(raw, "set its mode"))?;
         let total: usize = metadata.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
         if total > self.limits.xattr_bytes {
             let reason = format!("its attributes exceed {} bytes", self.limits.xattr_bytes);
@@ -314,10 +323,15 @@ impl Extractor {
             match rustix::fs::fsetxattr(fd, *key, value, XattrFlags::empty()) {
                 Ok(()) => {}
                 Err(Errno::OPNOTSUPP) => {
-                    self.skip(format!("{} (attribute {} is not supported)", name::printable(raw), name::printable(key)));
+                    self.skip(format!(
+                        "{} (attribute {} is not supported)",
+                        name::printable(raw),
+                        name::printable(key)
+                    ));
                 }
                 Err(error) => {
-                    let reason = format!("cannot set attribute {}: {}", name::printable(key), io::Error::from(error));
+                    let reason =
+                        format!("cannot set attribute {}: {}", name::printable(key), io::Error::from(error));
                     return Err(Failure::refused(raw, reason));
                 }
             }
@@ -353,7 +367,10 @@ impl Extractor {
             Ok(dir) => return Ok(dir),
             Err(Errno::NOENT) => {}
             Err(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
-                return Err(Failure::refused(raw, "a parent of it is a symlink or not a directory"));
+                return Err(Failure::refused(
+                    raw,
+                    "a parent of it is a symlink, a whiteout or not a directory",
+                ));
             }
             Err(error) => return Err(Failure::at(raw, "open its parent")(error)),
         }
@@ -368,13 +385,15 @@ impl Extractor {
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(Failure::at(raw, "create its parent")(error)),
             }
-            dir = rustix::fs::openat(&dir, component, OFlags::RDONLY | OFlags::DIRECTORY | SAFE, Mode::empty())
-                .map_err(|error| match error {
-                    Errno::LOOP | Errno::NOTDIR => {
-                        Failure::refused(raw, "a parent of it is a symlink, a whiteout or not a directory")
-                    }
-                    error => Failure::at(raw, "open its parent")(error),
-                })?;
+            dir =
+                rustix::fs::openat(&dir, component, OFlags::RDONLY | OFlags::DIRECTORY | SAFE, Mode::empty())
+                    .map_err(|error| match error {
+                        Errno::LOOP | Errno::NOTDIR => Failure::refused(
+                            raw,
+                            "a parent of it is a symlink, a whiteout or not a directory",
+                        ),
+                        error => Failure::at(raw, "open its parent")(error),
+                    })?;
         }
         Ok(dir)
     }

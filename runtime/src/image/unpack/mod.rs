@@ -98,7 +98,9 @@ fn finish(child: Child) -> Result<Report, String> {
     let mut child = Reaped(child);
     let mut text = Vec::new();
     let mut stdout = child.0.stdout.take().ok_or("the unpack process has no output")?.take(MAX_REPORT_BYTES);
-    stdout.read_to_end(&mut text).map_err(|error| format!("cannot read the unpack process's report: {error}"))?;
+    stdout
+        .read_to_end(&mut text)
+        .map_err(|error| format!("cannot read the unpack process's report: {error}"))?;
     drop(stdout);
     let status = child.0.wait().map_err(|error| format!("cannot wait for the unpack process: {error}"))?;
     if let Some(signal) = status.signal() {

@@ -42,8 +42,10 @@ pub(in crate::image) fn clean(raw: &[u8], limits: &Limits) -> Result<Vec<u8>, St
     if raw.starts_with(b"/") {
         return Err("its name is absolute".to_owned());
     }
-    let components: Vec<&[u8]> =
-        raw.split(|byte| *byte == b'/').filter(|component| !component.is_empty() && *component != b".").collect();
+    let components: Vec<&[u8]> = raw
+        .split(|byte| *byte == b'/')
+        .filter(|component| !component.is_empty() && *component != b".")
+        .collect();
     if components.contains(&&b".."[..]) {
         return Err("its name leaves the root by '..'".to_owned());
     }

@@ -1,0 +1,30 @@
+//! Images against the real kernel, real tools and a real registry. Needs root.
+//!
+//! The binary is its own unpack child, so `main` calls the re-exec dispatch before the harness.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up should panic")]
+
+mod fixture;
+mod hostile;
+mod load;
+mod pull;
+mod server;
+mod store;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    carrack_runtime::reexec::dispatch();
+    store::dispatch_crash_child();
+    let tests: Vec<(&str, fn())> = [load::TESTS, hostile::TESTS, store::TESTS, pull::TESTS].concat();
+    let trials = tests
+        .into_iter()
+        .map(|(name, test)| {
+            Trial::test(name, move || {
+                test();
+                Ok(())
+            })
+        })
+        .collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
