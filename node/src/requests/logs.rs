@@ -1,6 +1,7 @@
 //! Logs of several tasks as one stream in order of time, to the end or for ever.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use carrack_api::stream::Frame;
@@ -36,10 +37,8 @@ impl Desk {
                 format!("logs of {} tasks were asked for; at most {TASKS_MAX} are allowed", tasks.len());
             return Err(Problem::new(422, "too-many-tasks", detail));
         }
-        let (containers, follow) = (self.containers.clone(), query.follow);
-        let opened = containers.blocking(move |this| Merger::open(this, &tasks, &query)).await;
-        let mut merger = opened.map_err(|error| internal(&error))?;
-        let signals = merger.signals().map_err(|error| internal(&error))?;
+        let follow = query.follow;
+        let mut merger = Merger::new(&tasks, &query);
         loop {
             // Asked before reading: what an ended task wrote last is then surely read.
             let ended = !follow || merger.all_ended(&self.view.borrow());
@@ -62,6 +61,7 @@ impl Desk {
             if ended {
                 return done(&());
             }
+            let signals = merger.signals().map_err(|error| internal(&error))?;
             tokio::select! {
                 () = any_readable(&signals) => {}
                 () = tokio::time::sleep(FOLLOW_TICK) => {}
@@ -71,8 +71,8 @@ impl Desk {
     }
 
     async fn read(&self, mut merger: Merger) -> Result<(Merger, Vec<LogRecord>), Problem> {
-        let read = self.containers.clone().blocking(move |_| {
-            let records = merger.next_records();
+        let read = self.containers.clone().blocking(move |this| {
+            let records = merger.next_records(this);
             (merger, records)
         });
         let (merger, records) = read.await;
@@ -96,17 +96,19 @@ async fn any_readable(signals: &[Signal]) {
 /// Logs of several tasks, merged by time.
 struct Merger {
     sources: Vec<Source>,
+    wanted: carrack_runtime::LogQuery,
     until_ns: Option<u64>,
 }
 
 struct Source {
     task: TaskId,
-    reader: LogReader,
+    /// Absent while the task has no log yet.
+    reader: Option<LogReader>,
     lines: VecDeque<LogLine>,
 }
 
 impl Merger {
-    fn open(containers: &Containers, tasks: &[TaskId], query: &LogQuery) -> Result<Self, RuntimeError> {
+    fn new(tasks: &[TaskId], query: &LogQuery) -> Self {
         let wanted = carrack_runtime::LogQuery {
             tail: query.tail.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
             since_ns: query.since.map(|at| at.0.saturating_mul(NS_PER_MS)),
@@ -114,16 +116,25 @@ impl Merger {
             run: None,
             follow: query.follow,
         };
-        let open = |task: &TaskId| {
-            let reader = containers.runtime().logs(&task.to_string(), wanted.clone())?;
-            Ok(Source { task: *task, reader, lines: VecDeque::new() })
-        };
-        let sources = tasks.iter().map(open).collect::<Result<_, RuntimeError>>()?;
-        Ok(Self { sources, until_ns: query.until.map(|at| at.0.saturating_mul(NS_PER_MS)) })
+        let source = |task: &TaskId| Source { task: *task, reader: None, lines: VecDeque::new() };
+        let until_ns = query.until.map(|at| at.0.saturating_mul(NS_PER_MS));
+        Self { sources: tasks.iter().map(source).collect(), wanted, until_ns }
+    }
+
+    /// Opens the logs that exist by now.
+    fn open(&mut self, containers: &Containers) -> Result<(), RuntimeError> {
+        for source in self.sources.iter_mut().filter(|source| source.reader.is_none()) {
+            source.reader = match containers.runtime().logs(&source.task.to_string(), self.wanted.clone()) {
+                Ok(reader) => Some(reader),
+                Err(RuntimeError::File { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(())
     }
 
     fn signals(&self) -> std::io::Result<Vec<Signal>> {
-        self.sources.iter().filter_map(|source| source.reader.fd()).map(Signal::new).collect()
+        self.sources.iter().filter_map(|source| source.reader.as_ref()?.fd()).map(Signal::new).collect()
     }
 
     /// Nothing more will be written. A task that the node knows no more writes nothing either.
@@ -135,7 +146,8 @@ impl Merger {
 
     /// Further records in order of time; none when there are no more for now. Each source is read ahead before the earliest line
     /// is taken, so the order holds for all that is written already.
-    fn next_records(&mut self) -> Result<Vec<LogRecord>, RuntimeError> {
+    fn next_records(&mut self, containers: &Containers) -> Result<Vec<LogRecord>, RuntimeError> {
+        self.open(containers)?;
         let mut records = Vec::new();
         for source in &mut self.sources {
             source.fill()?;
@@ -159,8 +171,8 @@ impl Merger {
 
 impl Source {
     fn fill(&mut self) -> Result<(), RuntimeError> {
-        if self.lines.is_empty() {
-            self.lines.extend(self.reader.next_lines(LINES_PER_READ)?);
+        if let Some(reader) = self.reader.as_mut().filter(|_| self.lines.is_empty()) {
+            self.lines.extend(reader.next_lines(LINES_PER_READ)?);
         }
         Ok(())
     }

@@ -1,0 +1,312 @@
+//! Tasks behind a VIP: started, crashed, adopted, rebooted, stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use carrack_api::*;
+use carrack_node::Shutdown;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{PUBLISHED, Rig, eventually, get, shell, web, web_vip, webs};
+
+crate::trials!(
+    three_tasks_stand_behind_a_vip_and_a_published_port,
+    a_killed_container_is_back_fast,
+    the_death_of_the_daemon_is_noticed_by_nobody,
+    what_ended_without_a_daemon_is_known_and_started_again,
+    after_a_reboot_everything_is_back,
+    a_stop_under_load_loses_no_request,
+    what_cannot_run_is_rejected_with_the_reason,
+    a_taken_port_is_reported_with_its_holder,
+    a_healthcheck_decides,
+);
+
+fn sigkill(pid: u32) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+}
+
+/// Requests without a pause until it is stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Load {
+    fn start(address: SocketAddr) -> Self {
+        let (stop, sent, failed): (Arc<AtomicBool>, Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
+        let (ended, counted, lost) = (stop.clone(), sent.clone(), failed.clone());
+        let thread = std::thread::spawn(move || {
+            while !ended.load(Ordering::SeqCst) {
+                counted.fetch_add(1, Ordering::SeqCst);
+                if get(address).is_none() {
+                    lost.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        Self { stop, sent, failed, thread }
+    }
+
+    /// (sent, failed)
+    fn stop(self) -> (u64, u64) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap();
+        (self.sent.load(Ordering::SeqCst), self.failed.load(Ordering::SeqCst))
+    }
+}
+
+async fn three_tasks_stand_behind_a_vip_and_a_published_port(mut rig: Rig) -> Rig {
+    rig.start_with(webs(3)).await;
+    let distinct = |address: SocketAddr| (0..60).filter_map(|_| get(address)).collect::<BTreeSet<_>>();
+    let expected: BTreeSet<String> = ["web-1", "web-2", "web-3"].map(str::to_owned).into();
+    assert_eq!(distinct(web_vip()), expected);
+    assert_eq!(distinct((Ipv4Addr::LOCALHOST, PUBLISHED).into()), expected);
+    let usage = rig
+        .until("samples arrive", |report| {
+            report.tasks.iter().map(|task| task.usage.clone()).collect::<Option<Vec<_>>>()
+        })
+        .await;
+    assert!(usage.iter().all(|usage| usage.pids > 0 && usage.memory.0 > 0), "{usage:?}");
+    // Taken out of the assignment, they go with all they left.
+    rig.assign(BTreeMap::new());
+    rig.until("no task is left", |report| report.tasks.is_empty().then_some(())).await;
+    assert_eq!(get(web_vip()), None);
+    rig
+}
+
+async fn a_killed_container_is_back_fast(mut rig: Rig) -> Rig {
+    rig.start_with(webs(3)).await;
+    let before = rig.task(1).unwrap();
+    let start = Instant::now();
+    sigkill(before.pid.unwrap());
+    let after = rig.until("run 2 runs", |report| {
+        report
+            .tasks
+            .iter()
+            .find(|t| t.task == TaskId(1) && t.run == 2 && t.state == TaskState::Running)
+            .cloned()
+    });
+    let after = after.await;
+    println!("run 2 after {} ms", start.elapsed().as_millis());
+    rig.all_passing().await;
+    println!("all answer after {} ms", start.elapsed().as_millis());
+    assert_ne!(after.pid, before.pid);
+    let exit = after.exit.unwrap();
+    assert_eq!((exit.signal, exit.code), (Some(9), 137));
+    assert_eq!(after.crashes, 1);
+    rig
+}
+
+async fn the_death_of_the_daemon_is_noticed_by_nobody(mut rig: Rig) -> Rig {
+    rig.start_with(webs(3)).await;
+    let pids = rig.pids();
+    let load = Load::start(web_vip());
+    let published = Load::start((Ipv4Addr::LOCALHOST, PUBLISHED).into());
+    for _ in 0..3 {
+        rig.drop_daemon().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        rig.start().await;
+        rig.all_passing().await;
+    }
+    for (what, load) in [("vip", load), ("port", published)] {
+        let (sent, failed) = load.stop();
+        println!("{what}: sent {sent} failed {failed}");
+        assert!(sent > 100 && failed == 0, "{what}: sent {sent} failed {failed}");
+    }
+    assert_eq!(rig.pids(), pids);
+    rig.stop(Shutdown::KeepContainers).await;
+    assert!(get(web_vip()).is_some(), "it goes on without a daemon");
+    rig
+}
+
+async fn what_ended_without_a_daemon_is_known_and_started_again(mut rig: Rig) -> Rig {
+    rig.start_with(webs(2)).await;
+    let pids = rig.pids();
+    rig.drop_daemon().await;
+    sigkill(pids[&TaskId(1)].unwrap());
+    rig.start().await;
+    rig.until("task 1 is back", |report| {
+        report
+            .tasks
+            .iter()
+            .find(|t| t.task == TaskId(1) && t.run == 2 && t.health == Health::Passing)
+            .cloned()
+    })
+    .await;
+    rig.all_passing().await;
+    assert_eq!(rig.task(1).unwrap().exit.unwrap().signal, Some(9));
+    assert_eq!(rig.pids()[&TaskId(2)], pids[&TaskId(2)]);
+    rig
+}
+
+async fn after_a_reboot_everything_is_back(mut rig: Rig) -> Rig {
+    let mut tasks = webs(3);
+    for (id, task) in &mut tasks {
+        task.spec.container.mounts.push(Mount {
+            target: "/data".into(),
+            source: MountSource::Volume {
+                name: VolumeName::new(format!("live_{id}")).unwrap(),
+                nocopy: false,
+                subpath: None,
+            },
+            read_only: false,
+        });
+        let script = "echo started >> /data/log; hostname > /tmp/index.html; exec httpd -f -p 80 -h /tmp";
+        task.spec.container.command = Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec());
+    }
+    rig.start_with(tasks).await;
+    let pids = rig.pids();
+    rig.drop_daemon().await;
+    // What a reboot does: all processes, the runtime directory and the kernel's state are gone, and the boot id is another.
+    let supervisors = rig.processes();
+    for pid in supervisors.into_iter().chain(pids.values().flatten().copied()) {
+        // Some have died with the one before.
+        let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
+    }
+    eventually("everything is dead", || {
+        pids.values()
+            .flatten()
+            .all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
+            .then_some(())
+    })
+    .await;
+    std::fs::remove_dir_all(rig.runtime_dir()).unwrap();
+    let ledger = rig.state_dir().join("node/tasks.json");
+    let text = std::fs::read_to_string(&ledger).unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert!(text.contains(boot.trim()));
+    std::fs::write(&ledger, text.replace(boot.trim(), "00000000-0000-0000-0000-000000000000")).unwrap();
+    // The scheduler is away: only the ledger says what is wanted.
+    rig.assignments.send_replace(None);
+    rig.start().await;
+    rig.until("three tasks pass", |report| {
+        (report.tasks.iter().filter(|t| t.health == Health::Passing).count() == 3).then_some(())
+    })
+    .await;
+    eventually("all answer at their addresses", || {
+        let names: BTreeSet<_> =
+            (0..60).filter_map(|_| get((Ipv4Addr::LOCALHOST, PUBLISHED).into())).collect();
+        (names.len() == 3).then_some(())
+    })
+    .await;
+    let report = rig.task(2).unwrap();
+    assert_eq!((report.run, report.crashes), (2, 0), "{report:?}");
+    let log = std::fs::read_to_string(rig.state_dir().join("volumes/live_t2/log")).unwrap();
+    assert_eq!(log.lines().count(), 2, "the volume was kept");
+    rig
+}
+
+async fn a_stop_under_load_loses_no_request(mut rig: Rig) -> Rig {
+    rig.start_with(webs(3)).await;
+    let load = Load::start(web_vip());
+    for stopped in [3, 2] {
+        let mut tasks = webs(3);
+        for (id, task) in &mut tasks {
+            task.desired = if id.0 >= stopped { Desired::Stop } else { Desired::Run };
+        }
+        rig.assign(tasks);
+        let id = TaskId(stopped);
+        rig.until("it is stopped", |report| {
+            report.tasks.iter().find(|t| t.task == id && t.state == TaskState::Stopped).map(|_| ())
+        })
+        .await;
+    }
+    let (sent, failed) = load.stop();
+    println!("sent {sent} failed {failed}");
+    assert!(sent > 50 && failed == 0, "sent {sent} failed {failed}");
+    rig
+}
+
+async fn what_cannot_run_is_rejected_with_the_reason(mut rig: Rig) -> Rig {
+    rig.start().await;
+    rig.load_image().await;
+    let mut tasks: BTreeMap<TaskId, AssignedTask> = webs(4);
+    let mut change = |id: u64, change: fn(&mut ContainerSpec)| {
+        change(&mut tasks.get_mut(&TaskId(id)).unwrap().spec.container);
+    };
+    change(1, |spec| spec.user = Some("nobody-here".into()));
+    change(2, |spec| spec.command = Some(vec!["/no/such/program".into()]));
+    change(3, |spec| spec.command = Some(vec!["/etc/data".into()]));
+    change(4, |spec| {
+        spec.image = "carrack.test/absent:1".into();
+        spec.pull = PullPolicy::Never;
+    });
+    rig.assign(tasks);
+    for (id, word) in [(1, "nobody-here"), (2, "/no/such/program"), (3, "/etc/data"), (4, "absent")] {
+        let report = rig.until("it is rejected", |report| {
+            report.tasks.iter().find(|t| t.task == TaskId(id) && t.state == TaskState::Rejected).cloned()
+        });
+        let reason = report.await.reason.unwrap();
+        println!("{reason}");
+        assert!(reason.contains(word), "{reason}");
+    }
+    rig
+}
+
+async fn a_taken_port_is_reported_with_its_holder(mut rig: Rig) -> Rig {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, PUBLISHED)).unwrap();
+    rig.start_with(webs(1)).await;
+    let conflict = rig.until("a conflict is reported", |report| report.port_conflicts.first().cloned()).await;
+    assert_eq!(conflict.port, PUBLISHED);
+    assert!(conflict.holder.contains(&format!("pid {}", std::process::id())), "{conflict:?}");
+    drop(listener);
+    rig.until("the conflict is over", |report| report.port_conflicts.is_empty().then_some(())).await;
+    eventually("the port leads to the task", || get((Ipv4Addr::LOCALHOST, PUBLISHED).into())).await;
+    rig
+}
+
+async fn a_healthcheck_decides(mut rig: Rig) -> Rig {
+    rig.start().await;
+    rig.load_image().await;
+    let mut checked = web(1);
+    checked.spec.container.healthcheck = Some(Healthcheck {
+        test: HealthTest::Shell("echo looking; test -e /tmp/ready".into()),
+        interval: Some(Duration::from_millis(200)),
+        timeout: Some(Duration::from_secs(2)),
+        retries: Some(2),
+        start_period: None,
+        start_interval: None,
+    });
+    let mut slow = shell(2, "sleep 1000");
+    slow.spec.restart.condition = RestartCondition::Never;
+    slow.spec.container.healthcheck = Some(Healthcheck {
+        test: HealthTest::Exec(vec!["/bin/sleep".into(), "100".into()]),
+        interval: Some(Duration::from_millis(200)),
+        timeout: Some(Duration::from_millis(300)),
+        retries: Some(1),
+        start_period: Some(Duration::ZERO),
+        start_interval: None,
+    });
+    rig.assign([(TaskId(1), checked), (TaskId(2), slow)].into_iter().collect());
+    let late = rig.until("a probe takes too long", |report| {
+        let task = report.tasks.iter().find(|t| t.task == TaskId(2) && t.health == Health::Failing)?;
+        task.probe.clone()
+    });
+    assert!(late.await.output.contains("no answer within 300 ms"));
+    let first = rig.until("a probe was answered", |report| report.tasks.first()?.probe.clone()).await;
+    assert_eq!((first.passed, first.output.trim()), (false, "looking"));
+    let touch = |path: &str| NodeRequest::Exec {
+        task: TaskId(1),
+        exec: ExecRequest {
+            command: ["/bin/sh", "-c", path].map(str::to_owned).to_vec(),
+            ..ExecRequest::default()
+        },
+    };
+    rig.ask(touch("echo > /tmp/ready"), vec![]).await;
+    rig.until("it passes", |report| {
+        report.tasks.iter().find(|t| t.task == TaskId(1) && t.health == Health::Passing).map(|_| ())
+    })
+    .await;
+    eventually("it answers", || get(web_vip())).await;
+    rig.ask(touch("/bin/busybox rm /tmp/ready"), vec![]).await;
+    rig.until("it is started anew", |report| {
+        report.tasks.iter().find(|t| t.task == TaskId(1) && t.run == 2).map(|_| ())
+    })
+    .await;
+    rig
+}
