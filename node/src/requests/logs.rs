@@ -8,6 +8,7 @@ use carrack_api::stream::Frame;
 use carrack_api::{LogQuery, LogRecord, Problem, TaskId};
 use carrack_runtime::{LogLine, LogReader, LogStream, RuntimeError};
 use tokio::io::AsyncRead;
+use tokio::time::Instant;
 
 use super::{Answer, Asker, Desk, View, done, internal, nobody};
 use crate::containers::Containers;
@@ -21,6 +22,8 @@ const RECORDS_PER_BATCH: usize = 512;
 const TASKS_MAX: usize = 1024;
 /// How often it is looked whether all tasks have ended, while nothing is written.
 const FOLLOW_TICK: Duration = Duration::from_millis(500);
+/// A task that the node does not know yet may be on its way to it for this long.
+const UNKNOWN_MAX: Duration = Duration::from_secs(5);
 /// Nanoseconds of a millisecond.
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -38,10 +41,11 @@ impl Desk {
             return Err(Problem::new(422, "too-many-tasks", detail));
         }
         let follow = query.follow;
+        let begun = Instant::now();
         let mut merger = Merger::new(&tasks, &query);
         loop {
             // Asked before reading: what an ended task wrote last is then surely read.
-            let ended = !follow || merger.all_ended(&self.view.borrow());
+            let ended = !follow || merger.all_ended(&self.view.borrow(), begun.elapsed() >= UNKNOWN_MAX);
             let sending = async {
                 loop {
                     let (back, records) = self.read(merger).await?;
@@ -137,11 +141,12 @@ impl Merger {
         self.sources.iter().filter_map(|source| source.reader.as_ref()?.fd()).map(Signal::new).collect()
     }
 
-    /// Nothing more will be written. A task that the node knows no more writes nothing either.
-    fn all_ended(&self, view: &View) -> bool {
-        self.sources
-            .iter()
-            .all(|source| view.report_of(source.task).is_none_or(|report| report.state.is_final()))
+    /// Nothing more will be written, also not by tasks that the node does not know, if those count as ended.
+    fn all_ended(&self, view: &View, unknown_ended: bool) -> bool {
+        self.sources.iter().all(|source| match view.report_of(source.task) {
+            Some(report) => report.state.is_final(),
+            None => unknown_ended,
+        })
     }
 
     /// Further records in order of time; none when there are no more for now. Each source is read ahead before the earliest line
