@@ -221,6 +221,24 @@ pub(crate) fn close_all_but(keep: RawFd) -> io::Result<RawFd> {
     Ok(FIRST)
 }
 
+/// Brings the loopback device of the current network namespace up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: all-zero is a valid `ifreq`; the kernel reads name and flags and writes nothing beyond the structure.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+            *to = *from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// The number of a descriptor that stays open over `execve`.
 pub(crate) fn leave_open(fd: OwnedFd) -> io::Result<RawFd> {
     set_cloexec(fd.as_raw_fd(), false)?;

@@ -52,7 +52,7 @@ pub enum Network {
     Namespace(PathBuf),
     /// The host's.
     Host,
-    /// A new, empty one with only a loopback device.
+    /// A new one with only a loopback device, which is up.
     None,
 }
 

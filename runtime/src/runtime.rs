@@ -384,6 +384,12 @@ impl Runtime {
         Ok(())
     }
 
+    /// Takes away the cgroups that all runs share, once no run is left: the last thing before a host is given back.
+    /// Idempotent; a process that is still in one of them makes it fail.
+    pub fn release(&self) -> Result<(), RuntimeError> {
+        self.cgroups.parent().remove()
+    }
+
     /// Tasks that have a log or volumes on disk, also those without runs.
     pub fn tasks_on_disk(&self) -> Result<Vec<String>, RuntimeError> {
         names(&self.layout.task_states())

@@ -199,3 +199,14 @@ pub(crate) fn enter(namespace: &Path) -> std::io::Result<()> {
     unshare_namespace(UnshareFlags::NEWNS)?;
     Ok(())
 }
+
+/// Makes [`PRIVATE`] a file system of this namespace's own: the template's is shared by all copies.
+pub(crate) fn own_place() -> Result<(), rustix::io::Errno> {
+    rustix::mount::mount(
+        "carrack",
+        PRIVATE,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        c"mode=700,size=1m",
+    )
+}

@@ -238,9 +238,11 @@ fn namespaces(request: &StartRequest, prepared: &Prepared) -> Value {
         }
     }
     match (&request.network, &prepared.netns) {
-        (Network::Namespace(_), Some(path)) => list.push(json!({ "type": "network", "path": path })),
         (Network::Host, _) => {}
-        (Network::None | Network::Namespace(_), _) => list.push(json!({ "type": "network" })),
+        (Network::None | Network::Namespace(_), Some(path)) => {
+            list.push(json!({ "type": "network", "path": path }))
+        }
+        (Network::None | Network::Namespace(_), None) => list.push(json!({ "type": "network" })),
     }
     Value::Array(list)
 }

@@ -3,16 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use carrack_api::Device;
 use rustix::process::{Resource, getrlimit};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::bundle::{ALL_CAPABILITIES, DeviceNode, HostFacts};
+use crate::child;
 use crate::error::StartError;
 use crate::request::Network;
+use crate::template::unshare_namespace;
 
 /// Most device nodes of a directory given as a device.
 const DEVICES_MAX: usize = 1024;
@@ -81,7 +84,15 @@ fn swap_limit() -> bool {
 
 /// The network namespace, opened.
 pub(super) fn open_netns(network: &Network) -> Result<Option<OwnedFd>, StartError> {
-    let Network::Namespace(path) = network else { return Ok(None) };
+    let path = match network {
+        Network::Host => return Ok(None),
+        Network::None => {
+            return empty_netns()
+                .map(Some)
+                .map_err(|error| StartError::Network { path: "(empty)".into(), why: error.to_string() });
+        }
+        Network::Namespace(path) => path,
+    };
     let fail = |why: String| StartError::Network { path: path.display().to_string(), why };
     let file = File::open(path).map_err(|error| fail(error.to_string()))?;
     let own = fs::metadata("/proc/self/ns/net").map_err(|error| fail(error.to_string()))?;
@@ -91,6 +102,18 @@ pub(super) fn open_netns(network: &Network) -> Result<Option<OwnedFd>, StartErro
         return Err(fail("is not a network namespace".into()));
     }
     Ok(Some(file.into()))
+}
+
+/// A new network namespace in which only the loopback device is, and is up.
+fn empty_netns() -> io::Result<OwnedFd> {
+    let own = File::open("/proc/self/ns/net")?;
+    unshare_namespace(UnshareFlags::NEWNET)?;
+    let made = File::open("/proc/self/ns/net");
+    let up = child::loopback_up();
+    // Back before any error is told: the supervisor belongs to the host's network.
+    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))?;
+    up?;
+    Ok(made?.into())
 }
 
 /// The host's own hosts file, for containers on the host's network.

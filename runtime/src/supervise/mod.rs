@@ -159,6 +159,7 @@ impl Supervisor {
         let devices = facts::devices(&request.spec.devices)?;
         let host_hosts = facts::host_hosts(&request.network);
         template::enter(&self.launch.template).map_err(system("enter the mount namespace"))?;
+        template::own_place().map_err(system("make a place for the mounts"))?;
 
         let cgroup = self.cgroups.run(&request.id);
         cgroup.create().map_err(system("make the cgroup"))?;

@@ -140,7 +140,8 @@ fn cgroup_view(cgroup: &Cgroup) -> std::io::Result<PathBuf> {
     fs::create_dir_all(&view)?;
     let bind = |dir: &Path, at: &Path| -> std::io::Result<()> {
         fs::create_dir_all(at)?;
-        rustix::mount::mount_bind(dir, at)?;
+        rustix::mount::mount_bind(dir, at)
+            .map_err(|error| std::io::Error::other(format!("bind {}: {error}", dir.display())))?;
         let flags = MountFlags::BIND
             | MountFlags::RDONLY
             | MountFlags::NOSUID

@@ -112,7 +112,15 @@ fn many_start_at_once() {
         for number in 0..20 {
             let host = &host;
             scope.spawn(move || {
-                let (exit, _) = host.run(&host.shell(&format!("m{number}"), &format!("exit {number}")));
+                let mut request = host.shell(&format!("m{number}"), &format!("exit {number}"));
+                // Half of them with a terminal and files where others have directories.
+                request.spec.tty = number % 2 == 0;
+                let path = if number % 2 == 0 { "/etc/services" } else { "/etc" }.to_owned();
+                let source =
+                    carrack_api::MountSource::Bind { path, create: false, propagation: String::new() };
+                request.spec.mounts =
+                    vec![carrack_api::Mount { target: "/x".into(), source, read_only: true }];
+                let (exit, _) = host.run(&request);
                 assert_eq!(exit.code, number);
             });
         }

@@ -9,6 +9,7 @@
 
 mod exec;
 mod lifecycle;
+mod real;
 mod resources;
 mod security;
 mod storage;
@@ -33,6 +34,7 @@ fn main() {
         exec::trials(),
         storage::trials(),
         survival::trials(),
+        real::trials(),
     ]
     .into_iter()
     .flatten()
