@@ -60,7 +60,8 @@ down() {
     for stack in $(carrack ls -o json | jq -r '.[].name'); do
         show "carrack down -v -p $stack" && carrack down -v -p "$stack"
     done
-    show "carrack daemon --stop --containers" && carrack daemon --stop --containers
+    show "carrack daemon --stop --stop-containers"
+    carrack daemon --stop --stop-containers --state-dir $state --runtime-dir $run
     inventory | sort | diff $state/inventory.before - >/tmp/carrack-demo.diff
     local same=$?
     echo

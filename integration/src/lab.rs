@@ -394,7 +394,11 @@ impl Lab {
             for stack in self.json::<Vec<carrack_api::StackStatus>>(&["ls"]) {
                 self.ok(&["rm", stack.name.as_str()]);
             }
-            self.ok(&["daemon", "--stop", "--containers"]);
+            let (state, runtime) = (self.state(), self.runtime_directory.clone());
+            let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+            let directories = [text(&state), text(&runtime)];
+            let stop = ["daemon", "--stop", "--stop-containers", "--state-dir", &directories[0], "--runtime-dir"];
+            self.ok(&[&stop[..], &[directories[1].as_str()]].concat());
             let mut child = self.daemon.take().expect("the daemon runs");
             until("the daemon ends", SOON, || match child.try_wait().expect("the daemon's status") {
                 Some(_) => Ok(()),
@@ -405,7 +409,7 @@ impl Lab {
             .host_command("sh", &["-c", "nft list tables; ip -o link; ip -o addr show dev lo"])
             .output());
         assert!(!inside.out.contains("carrack"), "a table is left:\n{}", inside.out);
-        assert!(!inside.out.contains("ck"), "a link is left:\n{}", inside.out);
+        assert!(!inside.out.contains(": ck"), "a link is left:\n{}", inside.out);
         assert!(!inside.out.contains("169.254."), "an address is left:\n{}", inside.out);
         self.end_registry();
         self.unwire();

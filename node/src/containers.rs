@@ -284,6 +284,10 @@ impl Engine for Containers {
         gone_is_fine(removed)
     }
 
+    async fn release(&self) -> Result<(), Refusal> {
+        gone_is_fine(self.clone().blocking(|this| this.shared.runtime.release()).await)
+    }
+
     async fn probe(&self, task: TaskId, run: u32, argv: Vec<String>, timeout: Duration) -> (bool, String) {
         probe_exec::run(self.clone(), Self::run_id(task, run), argv, timeout).await
     }

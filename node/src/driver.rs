@@ -284,6 +284,9 @@ impl<E: Engine, N: Network> Driver<E, N> {
         if remove && let Err(error) = self.workers.network.remove_all().await {
             tracing::error!(%error, "the network cannot be removed");
         }
+        if remove && let Err(error) = self.workers.engine.release().await {
+            tracing::error!(?error, "the cgroups that all tasks share cannot be removed");
+        }
         let tasks = Arc::new(self.facts);
         let version = self.workers.ledger.remember(Memory { assignment: self.lasting, tasks });
         let written = self.workers.ledger.is_on_disk(version);

@@ -125,6 +125,9 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Takes away all runs and anonymous volumes of a task, with `logs` also its log.
     fn remove_task(&self, task: TaskId, logs: bool) -> impl Future<Output = Result<(), Refusal>> + Send;
 
+    /// Takes away what all runs share, once none is left.
+    fn release(&self) -> impl Future<Output = Result<(), Refusal>> + Send;
+
     /// Runs a probe in the run's container: whether it ended with 0 in time, and what it said.
     fn probe(
         &self,

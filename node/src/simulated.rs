@@ -201,6 +201,10 @@ impl Engine for Host {
         Ok(())
     }
 
+    async fn release(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     async fn remove_task(&self, task: TaskId, logs: bool) -> Result<(), Refusal> {
         self.effect(format!("{} {task}", if logs { "forget" } else { "clean" })).await;
         let mut state = self.state();
