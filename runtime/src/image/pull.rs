@@ -22,7 +22,8 @@ use super::manifest::{self, Descriptor, Document, Manifest};
 use super::progress::{Meter, ProgressSink};
 use super::reference::ImageReference;
 use super::registry::Registry;
-use super::store::{Committed, Image, ImageStore, Session, keyed};
+use super::session::{Committed, Session, keyed};
+use super::store::{Image, ImageStore};
 
 /// Blobs fetched at once by one pull.
 const PARALLEL_DOWNLOADS: usize = 4;

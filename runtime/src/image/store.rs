@@ -1,7 +1,7 @@
 //! The store on disk: opening, looking up, committing, removing. See the parent module for its layout.
 //!
 //! Loads and pulls work inside a [`Session`], which pins the digests they touch so that a removal
-//! at the same time leaves them alone.
+//! at the same time leaves them alone. Locks are taken in the order index, pins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,18 +13,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::FlockOperation;
 
-use super::blob::{BlobWriter, Expected};
 use super::config::{self, ImageConfig, MAX_CONFIG_BYTES};
 use super::digest::Digest;
+use super::disk::{create_private_dir, read_dir, remove_tree, tree_bytes};
 use super::error::{Error, Result, io_error};
 use super::index::{ImageRecord, Index, NameRecord};
 use super::reference::ImageReference;
-use super::unpack::{self, LayerBlob, Limits, Slots};
+use super::session::Session;
+use super::unpack::{Limits, Slots};
 
 /// Fewest hex digits of a layer's short name.
 const SHORT_NAME_LEN: usize = 8;
-/// How often a removal of a directory is tried when files still appear in it.
-const REMOVE_TRIES: u32 = 20;
 
 /// How a store works.
 #[derive(Debug, Clone)]
@@ -50,15 +49,15 @@ pub struct ImageStore {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// Held, by an flock, for as long as the store is open.
     _lock: File,
-    options: StoreOptions,
-    index: Mutex<Index>,
-    pins: Mutex<BTreeMap<Digest, usize>>,
-    layer_locks: Mutex<BTreeMap<Digest, Arc<Mutex<()>>>>,
+    pub(super) options: StoreOptions,
+    pub(super) index: Mutex<Index>,
+    pub(super) pins: Mutex<BTreeMap<Digest, usize>>,
+    pub(super) layer_locks: Mutex<BTreeMap<Digest, Arc<Mutex<()>>>>,
     pub(super) blob_locks: Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
-    slots: Slots,
+    pub(super) slots: Slots,
     sequence: AtomicU64,
 }
 
@@ -287,7 +286,7 @@ impl ImageStore {
     }
 
     pub(super) fn session(&self) -> Session {
-        Session { store: self.clone(), pinned: Mutex::default() }
+        Session::new(self.clone())
     }
 }
 
@@ -313,7 +312,7 @@ impl Inner {
         self.dir.join("blobs").join(digest.hex())
     }
 
-    fn layer_dir(&self, diff_id: &Digest) -> PathBuf {
+    pub(super) fn layer_dir(&self, diff_id: &Digest) -> PathBuf {
         self.dir.join("layers").join(diff_id.hex())
     }
 
@@ -459,205 +458,4 @@ impl Inner {
         }
         Err(Error::Internal { reason: format!("no short name is free for layer {diff_id}") })
     }
-}
-
-/// One load or pull: what it touches stays until it is committed or dropped.
-pub(super) struct Session {
-    pub(super) store: ImageStore,
-    pinned: Mutex<Vec<Digest>>,
-}
-
-impl Session {
-    fn inner(&self) -> &Inner {
-        &self.store.inner
-    }
-
-    /// Keeps a digest's blob and layer from being collected while the session lives.
-    pub(super) fn pin(&self, digest: &Digest) {
-        *self
-            .inner()
-            .pins
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(digest.clone())
-            .or_default() += 1;
-        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).push(digest.clone());
-    }
-
-    /// Whether the blob is in the store; from now on it stays.
-    pub(super) fn has_blob(&self, digest: &Digest) -> bool {
-        self.pin(digest);
-        self.inner().blob_path(digest).exists()
-    }
-
-    /// Starts writing a blob whose digest is known.
-    pub(super) fn write_blob(&self, expected: Expected, limit: u64) -> Result<BlobWriter> {
-        self.pin(&expected.digest);
-        BlobWriter::create(self.inner().temporary("blob"), Some(expected), limit)
-    }
-
-    /// Starts writing a blob of unknown digest.
-    pub(super) fn write_unknown_blob(&self, limit: u64) -> Result<BlobWriter> {
-        BlobWriter::create(self.inner().temporary("blob"), None, limit)
-    }
-
-    /// Finishes a blob.
-    pub(super) fn commit_blob(&self, writer: BlobWriter) -> Result<(Digest, u64)> {
-        writer.commit(&self.inner().dir.join("blobs"), |digest| self.pin(digest))
-    }
-
-    /// Stores a small document and returns its digest.
-    pub(super) fn store_document(&self, document: &[u8]) -> Result<Digest> {
-        let expected = Expected { digest: Digest::of(document), size: Some(document.len() as u64) };
-        let mut writer = self.write_blob(expected, MAX_CONFIG_BYTES)?;
-        writer.write(document)?;
-        Ok(self.commit_blob(writer)?.0)
-    }
-
-    /// Unpacks a layer unless that is done already; returns its unpacked size in bytes.
-    pub(super) fn ensure_layer(&self, blob: &Digest, diff_id: &Digest) -> Result<u64> {
-        let inner = self.inner();
-        self.pin(diff_id);
-        let lock = keyed(&inner.layer_locks, diff_id);
-        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let target = inner.layer_dir(diff_id);
-        if target.is_dir() {
-            return Ok(self.known_layer_bytes(diff_id).unwrap_or_else(|| tree_bytes(&target)));
-        }
-        let _slot = inner.slots.take();
-        let path = inner.blob_path(blob);
-        let source = LayerBlob {
-            digest: blob.clone(),
-            diff_id: diff_id.clone(),
-            file: File::open(&path).map_err(io_error("open", &path))?,
-        };
-        let work = WorkDir::create(inner.temporary("layer"))?;
-        let unpacked = unpack::run(&inner.options.helper, &inner.options.limits, source, &work.path)?;
-        fs::rename(&work.path, &target).map_err(io_error("move a layer to", &target))?;
-        Ok(unpacked.bytes)
-    }
-
-    fn known_layer_bytes(&self, diff_id: &Digest) -> Option<u64> {
-        let index = self.inner().index();
-        let mut layers = index.images.values().flat_map(|image| &image.layers);
-        layers.find(|layer| layer.diff_id == *diff_id).map(|layer| layer.unpacked_bytes)
-    }
-
-    /// Makes images and their names visible, all at once, after everything is on disk.
-    pub(super) fn commit(&self, images: Vec<Committed>) -> Result<()> {
-        let inner = self.inner();
-        let dir = File::open(&inner.dir).map_err(io_error("open", &inner.dir))?;
-        rustix::fs::syncfs(&dir).map_err(io_error("sync", &inner.dir))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut guard = inner.index();
-        let mut index = guard.clone();
-        for image in images {
-            let found = NameRecord { digest: image.digest, manifest: image.manifest.clone() };
-            let record = index.images.entry(image.manifest).or_insert_with(|| ImageRecord {
-                stored_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-                ..image.record.clone()
-            });
-            record.indices.extend(image.record.indices);
-            for name in image.names {
-                index.names.insert(name, found.clone());
-            }
-        }
-        index.write(&inner.dir)?;
-        *guard = index;
-        Ok(())
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let mut pins = self.inner().pins.lock().unwrap_or_else(PoisonError::into_inner);
-        for digest in self.pinned.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if let Some(count) = pins.get_mut(&digest) {
-                *count -= 1;
-                if *count == 0 {
-                    pins.remove(&digest);
-                }
-            }
-        }
-    }
-}
-
-/// An image that a session makes visible.
-pub(super) struct Committed {
-    pub(super) digest: Digest,
-    pub(super) manifest: Digest,
-    pub(super) record: ImageRecord,
-    pub(super) names: Vec<ImageReference>,
-}
-
-/// The lock for `key`; locks nobody holds any more are forgotten.
-pub(super) fn keyed<L: Default>(locks: &Mutex<BTreeMap<Digest, Arc<L>>>, key: &Digest) -> Arc<L> {
-    let mut locks = locks.lock().unwrap_or_else(PoisonError::into_inner);
-    locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-    Arc::clone(locks.entry(key.clone()).or_default())
-}
-
-/// A directory in `tmp` that is removed unless it was renamed away.
-struct WorkDir {
-    path: PathBuf,
-}
-
-impl WorkDir {
-    fn create(path: PathBuf) -> Result<Self> {
-        fs::create_dir(&path).map_err(io_error("create", &path))?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for WorkDir {
-    fn drop(&mut self) {
-        if let Err(error) = remove_tree(&self.path) {
-            tracing::warn!(%error, "cannot remove an unfinished layer; it is removed when the store opens next");
-        }
-    }
-}
-
-fn create_private_dir(path: &Path) -> Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path))?;
-    // Layers hold setuid programs: no other user of the host may reach them.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error("protect", path))
-}
-
-fn read_dir(path: &Path) -> Result<Vec<PathBuf>> {
-    fs::read_dir(path)
-        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-        .map_err(io_error("list", path))
-}
-
-/// Removes a file or a whole tree; absent is fine. Retries while a dying child still writes to it.
-fn remove_tree(path: &Path) -> Result<()> {
-    for attempt in 1.. {
-        let result = match fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-            Ok(_) => fs::remove_file(path),
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && attempt < REMOVE_TRIES => {}
-            Err(error) => return Err(io_error("remove", path)(error)),
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of the regular files below `path`; what cannot be read counts as nothing.
-fn tree_bytes(path: &Path) -> u64 {
-    let mut bytes = 0;
-    let mut pending = vec![path.to_owned()];
-    while let Some(path) = pending.pop() {
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => pending.extend(read_dir(&path).unwrap_or_default()),
-            Ok(metadata) if metadata.is_file() => bytes += metadata.len(),
-            _ => {}
-        }
-    }
-    bytes
 }

@@ -10,13 +10,16 @@ mod load;
 mod pull;
 mod server;
 mod store;
+mod tls;
 
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     carrack_runtime::reexec::dispatch();
     store::dispatch_crash_child();
-    let tests: Vec<(&str, fn())> = [load::TESTS, hostile::TESTS, store::TESTS, pull::TESTS].concat();
+    tls::dispatch_pull_child();
+    let tests: Vec<(&str, fn())> =
+        [load::TESTS, hostile::TESTS, store::TESTS, pull::TESTS, tls::TESTS].concat();
     let trials = tests
         .into_iter()
         .map(|(name, test)| {

@@ -26,7 +26,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -86,7 +86,7 @@ fn run(program: &str, arguments: &[&str]) {
 }
 
 /// An OCI layout with a busybox image made by umoci; returns its name within the layout.
-fn busybox(dir: &Path) -> String {
+pub(crate) fn busybox(dir: &Path) -> String {
     let root = dir.join("root");
     for part in ["bin", "etc", "tmp"] {
         fs::create_dir_all(root.join(part)).unwrap();

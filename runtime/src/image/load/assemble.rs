@@ -12,7 +12,7 @@ use super::super::manifest::{
     self, Descriptor, Document, ImageIndex, MAX_MANIFEST_BYTES, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST,
 };
 use super::super::reference::ImageReference;
-use super::super::store::Session;
+use super::super::session::Session;
 use super::LoadOptions;
 use super::stage::Staged;
 

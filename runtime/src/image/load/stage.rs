@@ -13,7 +13,7 @@ use super::super::digest::Digest;
 use super::super::error::{Error, Result, io_error};
 use super::super::manifest::MAX_MANIFEST_BYTES;
 use super::super::progress::Meter;
-use super::super::store::Session;
+use super::super::session::Session;
 use super::super::unpack::{Limits, decompress::Decompressor, name};
 
 /// Most entries of an image archive.

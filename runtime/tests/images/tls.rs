@@ -1,0 +1,86 @@
+//! TLS and name resolution: a registry outside loopback, in a network namespace of its own.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use carrack_runtime::image::{ImageReference, ImageStore, ProgressSink, StoreOptions};
+
+use crate::pull::{block_on, busybox};
+
+pub(crate) const TESTS: &[(&str, fn())] = &[(
+    "tls::a_registry_by_name_with_the_hosts_certificates",
+    a_registry_by_name_with_the_hosts_certificates,
+)];
+
+/// The argument that makes this binary pull one image and print its name or the error.
+const PULL_CHILD: &str = "__tls-test-pull";
+
+/// Runs the pull child if that is what this process is.
+#[expect(clippy::print_stdout, reason = "its output is its answer")]
+pub(crate) fn dispatch_pull_child() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).map(String::as_str) == Some(PULL_CHILD) {
+        let store = ImageStore::open(Path::new(&arguments[2]), StoreOptions::default()).unwrap();
+        let reference = ImageReference::parse(&arguments[3]).unwrap();
+        match block_on(store.pull(&reference, None, ProgressSink::ignore())) {
+            Ok(image) => println!("pulled {}", image.names[0]),
+            Err(error) => println!("failed {error}"),
+        }
+        std::process::exit(0);
+    }
+}
+
+/// Runs in namespaces that end with it: its own network, and its own `/etc/hosts`.
+const SCRIPT: &str = r#"
+set -e
+cd "$1"
+ip link set lo up
+ip addr add 192.0.2.1/32 dev lo
+mount --bind hosts /etc/hosts
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem 2>/dev/null
+openssl req -newkey rsa:2048 -nodes -subj /CN=registry.test -keyout key.pem -out req.pem 2>/dev/null
+printf 'subjectAltName=DNS:registry.test\nbasicConstraints=CA:FALSE\n' > ext
+openssl x509 -req -in req.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out cert.pem 2>/dev/null
+docker-registry serve registry.yml >/dev/null 2>&1 &
+registry=$!
+trap 'kill $registry' EXIT
+tries=0
+until curl -s --cacert ca.pem https://registry.test/v2/ >/dev/null; do
+    tries=$((tries + 1)); [ $tries -lt 300 ] || { echo "the registry does not answer"; exit 1; }
+    sleep 0.1
+done
+SSL_CERT_FILE=$PWD/ca.pem skopeo copy -q --insecure-policy "oci:$2" docker://registry.test/bb:1
+SSL_CERT_FILE=$PWD/ca.pem "$3" __tls-test-pull "$PWD/trusted" registry.test/bb:1
+"$3" __tls-test-pull "$PWD/untrusted" registry.test/bb:1
+SSL_CERT_FILE=$PWD/ca.pem "$3" __tls-test-pull "$PWD/wrong-name" 192.0.2.1/bb:1
+SSL_CERT_FILE=$PWD/ca.pem "$3" __tls-test-pull "$PWD/unknown" nowhere.test/bb:1
+"#;
+
+fn a_registry_by_name_with_the_hosts_certificates() {
+    let work = tempfile::tempdir().unwrap();
+    let image = busybox(work.path());
+    fs::write(work.path().join("hosts"), "127.0.0.1 localhost\n192.0.2.1 registry.test\n").unwrap();
+    fs::write(
+        work.path().join("registry.yml"),
+        "version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: data}}\n\
+         http: {addr: '192.0.2.1:443', tls: {certificate: cert.pem, key: key.pem}}\n",
+    )
+    .unwrap();
+    let output = Command::new("unshare")
+        .args(["--net", "--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"])
+        .arg(work.path())
+        .arg(&image)
+        .arg(std::env::current_exe().unwrap())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let context = format!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{context}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{context}");
+    assert_eq!(lines[0], "pulled registry.test/bb:1", "{context}");
+    assert!(lines[1].contains("UnknownIssuer"), "an unknown authority is refused: {context}");
+    assert!(lines[2].contains("not valid for name"), "another name is refused: {context}");
+    assert!(lines[3].contains("cannot resolve nowhere.test"), "{context}");
+}
