@@ -46,10 +46,9 @@ pub fn dispatch() {
     }
 }
 
-/// The cluster's address range: `wanted` when it is usable, else the first default that overlaps no route of this host. To be
-/// asked once, at the cluster's first start; afterwards the routes of the cluster itself are in the way.
+/// The cluster's address range: `wanted` when it is usable, else the first default that overlaps no route of this host but our
+/// own. It is fixed at the cluster's first start.
 pub fn choose_cluster_cidr(wanted: Option<&str>) -> Result<String, NodeError> {
-    const ROUTES: &str = "/proc/thread-self/net/route";
     if let Some(text) = wanted {
         let bad = |reason: String| NodeError::ClusterCidr { text: text.to_owned(), reason };
         let range: Ipv4Net = text.parse().map_err(|error| bad(chain(&error)))?;
@@ -60,28 +59,14 @@ pub fn choose_cluster_cidr(wanted: Option<&str>) -> Result<String, NodeError> {
         }
         return Ok(range.to_string());
     }
-    let text = std::fs::read_to_string(ROUTES).map_err(|source| NodeError::File {
-        what: "read",
-        path: ROUTES.into(),
-        source,
-    })?;
-    let routes: Vec<Ipv4Net> = text.lines().skip(1).filter_map(route_of_line).collect();
+    let failed = |reason: String| NodeError::ClusterCidr {
+        text: carrack_api::defaults::CLUSTER_CIDRS.join(" or "),
+        reason,
+    };
+    let routes = carrack_net::network::host_routes().map_err(|error| failed(chain(&error)))?;
     carrack_net::choose_cluster_cidr(&routes).map(|range| range.to_string()).ok_or_else(|| {
-        NodeError::ClusterCidr {
-            text: carrack_api::defaults::CLUSTER_CIDRS.join(" or "),
-            reason: "it overlaps a route of this host; give another with --cluster-cidr".to_owned(),
-        }
+        failed("it overlaps a route of this host; give another with --cluster-cidr".to_owned())
     })
-}
-
-/// `interface destination gateway flags refcnt use metric mask ...`, both addresses in hexadecimal of network order bytes
-/// read as one word of this host.
-fn route_of_line(line: &str) -> Option<Ipv4Net> {
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let word = |text: &str| u32::from_str_radix(text, 16).ok().map(|w| u32::from_be_bytes(w.to_ne_bytes()));
-    let destination = word(fields.next()?)?;
-    let mask = word(fields.nth(5)?)?;
-    Ipv4Net::new(destination.into(), u8::try_from(mask.count_ones()).ok()?).ok()
 }
 
 /// A node that could not be opened, or had to stop.
@@ -173,14 +158,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    #[cfg(target_endian = "little")]
-    fn routes_are_read_as_the_kernel_prints_them() {
-        let line = "eth0\t0000C00A\t00000000\t0001\t0\t0\t0\t0000C0FF\t0\t0\t0";
-        assert_eq!(route_of_line(line).unwrap().to_string(), "10.192.0.0/10");
-        assert_eq!(route_of_line("Iface Destination"), None);
-    }
 
     #[test]
     fn a_range_of_the_user_is_checked() {

@@ -7,6 +7,9 @@ use carrack_api::{Exit, Health, RestartCondition, RestartPolicy, TaskId, Timesta
 
 use crate::facts::{TaskFacts, Verdict};
 
+/// An end that is noticed later than this happened without a daemon; its back-off counts from when it was noticed.
+const NOTICE_MAX: Duration = Duration::from_secs(1);
+
 /// What follows the end of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -84,7 +87,9 @@ pub(crate) fn after_end(
     let crashes = crashes.saturating_add(1);
     let delay = policy.delay.unwrap_or_else(|| backoff(crashes, seed(id, facts.run)));
     let reason = format!("{what}; restarts in {}", human_duration(delay));
-    Next::Restart { at: now.after(delay), crashes, restarts: restarts.saturating_add(1), reason }
+    // Counted from the end itself: noticing it and tidying up after it take their time too.
+    let ended_at = if now.since(exit.at) <= NOTICE_MAX { exit.at.min(now) } else { now };
+    Next::Restart { at: ended_at.after(delay), crashes, restarts: restarts.saturating_add(1), reason }
 }
 
 /// The delay before the start that follows the given number of crashes in a row: it doubles, and jitter of the given seed

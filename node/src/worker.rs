@@ -31,6 +31,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(50);
 /// Delay between two tries of a wait that failed.
 const WAIT_AGAIN: Duration = Duration::from_millis(200);
 
+/// A task that ran when the network came up, and its namespace.
+pub(crate) type WiredAgain = (TaskId, Result<PathBuf, Refusal>);
+
 /// What has happened.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -61,7 +64,7 @@ pub(crate) enum Event {
     /// A probe was answered.
     Probed(TaskId, u32, Judgement, ProbeResult),
     /// The network was opened and what ran was wired again.
-    NetworkUp(Result<Vec<(TaskId, Result<PathBuf, Refusal>)>, Refusal>),
+    NetworkUp(Result<Vec<WiredAgain>, Refusal>),
     /// The network holds this version of the tables.
     Programmed(u64, Programmed),
     /// The network could not be programmed; it is tried again.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::restart::{backoff, seed};
+use crate::worker::WiredAgain;
 use carrack_api::Health;
 
 impl<E: Engine, N: Network> Driver<E, N> {
@@ -207,7 +208,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
         }
     }
 
-    fn network_up(&mut self, result: Result<Vec<(TaskId, Result<PathBuf, Refusal>)>, Refusal>) {
+    fn network_up(&mut self, result: Result<Vec<WiredAgain>, Refusal>) {
         self.network.opening = false;
         match result {
             Ok(wired) => {

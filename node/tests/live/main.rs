@@ -3,6 +3,8 @@
 //! The binary is also its own supervisor and data plane, and moves into a namespace of its own before any thread exists; the
 //! tests run one after the other in it.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests panic, and print what they measured")]
+
 mod lifecycle;
 mod requests;
 mod support;

@@ -1,7 +1,5 @@
 //! A node with places of its own, a busybox image, and clients; when it is dropped everything of it is gone.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io::{Read, Write};
