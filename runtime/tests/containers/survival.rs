@@ -18,6 +18,9 @@ crate::trials!(
     init_reaps_what_is_left_behind,
     many_mounts_of_the_host_do_not_reach_a_container,
     removal_is_idempotent,
+    another_boot_is_noticed,
+    without_its_runtime_directory_nothing_runs_on,
+    a_full_disk_drops_output_and_says_so,
 );
 
 fn a_new_daemon_adopts_what_runs_and_hears_what_ended() {
@@ -210,4 +213,76 @@ fn removal_is_idempotent() {
         host.runtime().remove_run(&request.id).unwrap();
     }
     assert_eq!(host.runtime().inspect(&request.id).unwrap(), None);
+}
+
+fn another_boot_is_noticed() {
+    let host = Host::new();
+    let request = host.request("web", &["sleep", "1000"]);
+    let started = host.runtime().start(&request).unwrap();
+    let path = host.dir.path().join("run/tasks/web/1/supervisor.json");
+    let record = std::fs::read_to_string(&path).unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    std::fs::write(&path, record.replace(boot.trim(), "another-boot")).unwrap();
+    let records = host.runtime().list().unwrap();
+    let RunState::Exited(exit) = &records[0].state else { panic!("{records:?}") };
+    assert_eq!(exit.error.as_deref(), Some("the host was restarted"));
+    eventually("its processes are gone", || {
+        (!std::path::Path::new(&format!("/proc/{}", started.supervisor_pid)).exists()).then_some(())
+    });
+}
+
+fn without_its_runtime_directory_nothing_runs_on() {
+    let mut host = Host::new();
+    let request = host.request("web", &["sleep", "1000"]);
+    let started = host.runtime().start(&request).unwrap();
+    std::fs::remove_dir_all(host.dir.path().join("run/tasks")).unwrap();
+    host.reopen();
+    assert_eq!(host.runtime().list().unwrap(), []);
+    assert!(!host.dir.path().join("state/tasks/web/1").exists());
+    assert!(host.cgroup_dirs().iter().all(|dir| !dir.join("web.1").exists()));
+    for pid in [started.init_pid, started.supervisor_pid] {
+        eventually("its processes are gone", || {
+            (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+        });
+    }
+    host.runtime().start(&request).unwrap();
+}
+
+fn a_full_disk_drops_output_and_says_so() {
+    struct Mounted(std::path::PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
+    }
+    let mut host = Host::new();
+    let log = host.dir.path().join("state/tasks/web/log");
+    std::fs::create_dir_all(&log).unwrap();
+    rustix::mount::mount("tmpfs", &log, "tmpfs", rustix::mount::MountFlags::empty(), c"size=100k").unwrap();
+    let mounted = Mounted(log.clone());
+    host.reopen();
+    let script = "seq 100000; while [ ! -e /go ]; do usleep 20000; done; echo last; exit 4";
+    let request = host.shell("web", script);
+    host.runtime().start(&request).unwrap();
+    eventually("the disk is full", || {
+        let stat = rustix::fs::statvfs(&log).unwrap();
+        (stat.f_bavail == 0).then_some(())
+    });
+    // Room again: another file of the log's disk goes.
+    let order = |script: &str| carrack_runtime::ExecRequest {
+        argv: vec!["sh".into(), "-c".into(), script.into()],
+        ..Default::default()
+    };
+    rustix::mount::mount_remount(&log, rustix::mount::MountFlags::empty(), c"size=10m").unwrap();
+    host.runtime().exec(&request.id, &order("touch /go")).unwrap().wait().unwrap();
+    let exit = host.wait(&request.id);
+    assert_eq!(exit.code, 4, "the application never noticed");
+    let lines = host.lines("web");
+    assert_eq!(lines.last().unwrap(), "last");
+    assert!(
+        lines.iter().any(|line| line.contains("frames of output lost")),
+        "{:?}",
+        &lines[lines.len() - 3..]
+    );
+    drop(mounted);
 }
