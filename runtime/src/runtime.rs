@@ -111,21 +111,23 @@ impl Runtime {
                 why: format!("{:?} is not a task name", id.task),
             });
         }
-        if self.layout.run(id).0.exists() {
-            return Err(StartError::System {
-                step: format!("start {id}"),
-                why: "this run exists already".into(),
-            });
+        let twice =
+            || StartError::System { step: format!("start {id}"), why: "this run was started already".into() };
+        if !self.starting().insert(id.clone()) {
+            return Err(twice());
         }
-        self.previous_runs_are_gone(id)?;
-        self.starting().insert(id.clone());
-        let result = self.launch(request);
-        let result = match result {
-            Ok(record) => Ok(started(&record)),
-            Err(error) => Err(self.undo(id, error)),
-        };
+        let result = if self.layout.run(id).0.exists() { Err(twice()) } else { self.start_new(request) };
         self.starting().remove(id);
         result
+    }
+
+    fn start_new(&self, request: &StartRequest) -> Result<Started, StartError> {
+        let id = &request.id;
+        self.previous_runs_are_gone(id)?;
+        match self.launch(request) {
+            Ok(record) => Ok(started(&record)),
+            Err(error) => Err(self.undo(id, error)),
+        }
     }
 
     fn starting(&self) -> std::sync::MutexGuard<'_, BTreeSet<RunId>> {
@@ -138,7 +140,9 @@ impl Runtime {
         // All hierarchies hold the same cgroups until one is being removed; then it is empty.
         let parent = self.cgroups.parent();
         let found = parent.dir("memory").map(names).transpose().map_err(supervise::system(step))?;
-        for other in found.into_iter().flatten().filter_map(|name| parse_run(&name)).filter(|run| run.task == id.task) {
+        for other in
+            found.into_iter().flatten().filter_map(|name| parse_run(&name)).filter(|run| run.task == id.task)
+        {
             if !self.cgroups.run(&other).processes().map_err(supervise::system(step))?.is_empty() {
                 return Err(StartError::PreviousRun(other.to_string()));
             }

@@ -15,9 +15,7 @@ mod facts;
 mod mounts;
 mod rootfs;
 
-pub(crate) use create::{
-    CONTAINER_ID, ProgramExecutor, Started, Stdio, read_seccomp, receive_terminal,
-};
+pub(crate) use create::{CONTAINER_ID, ProgramExecutor, Started, Stdio, read_seccomp, receive_terminal};
 
 pub(crate) use facts::own_capabilities;
 pub(crate) use rootfs::with_primary;
@@ -28,16 +26,17 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use carrack_api::Exit;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{self, Bundle};
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, now};
 use crate::child;
 use crate::error::{StartError, chain};
 use crate::keep::KeepState;
 use crate::process::{ProcessId, boot_id};
-use crate::record::{FORMAT_VERSION, Layout, RunDir, SupervisorRecord, read_json, write_json};
+use crate::record::{ExitRecord, FORMAT_VERSION, Layout, RunDir, SupervisorRecord, read_json, write_json};
 use crate::request::StartRequest;
 use crate::{seccomp, template};
 
@@ -136,16 +135,23 @@ impl Supervisor {
     /// Starts the container and becomes its keeper.
     fn start(self) -> Result<Infallible, StartError> {
         let cgroup = self.cgroups.run(&self.launch.request.id);
-        let result = self.start_container();
+        let (run, boot_id) = (RunDir(self.run.0.clone()), self.record.boot_id.clone());
         // Only reached on failure. The daemon removes the directories; processes and cgroup are ours.
-        let error = match result {
+        let error = match self.start_container() {
             Ok(never) => return Ok(never),
             Err(error) => error,
         };
-        match cgroup.kill().and_then(|()| cgroup.remove()) {
-            Ok(()) => Err(error),
-            Err(cleanup) => Err(StartError::System { step: error.to_string(), why: chain(&cleanup) }),
-        }
+        let error = match cgroup.kill().and_then(|()| cgroup.remove()) {
+            Ok(()) => error,
+            Err(cleanup) => StartError::System { step: error.to_string(), why: chain(&cleanup) },
+        };
+        // For a daemon that comes later, when the one that asked is gone.
+        let text = format!("could not be started: {error}");
+        let exit =
+            Exit { code: 128, signal: None, oom: false, peak_memory: None, at: now(), error: Some(text) };
+        let record = ExitRecord { version: FORMAT_VERSION, boot_id, exit, dropped_frames: 0 };
+        write_json(&run.exit(), &record).map_err(system("write the exit record"))?;
+        Err(error)
     }
 
     fn start_container(mut self) -> Result<Infallible, StartError> {
