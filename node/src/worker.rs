@@ -28,6 +28,8 @@ const PROBES_MAX: usize = 32;
 const CHORES_MAX: usize = 16;
 /// How often the open connections of a draining task are counted.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// Longest time that a start waits for the ledger.
+const LEDGER_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Delay between two tries of a wait that failed.
 const WAIT_AGAIN: Duration = Duration::from_millis(200);
 
@@ -139,12 +141,16 @@ impl<E: Engine, N: Network> Workers<E, N> {
         })
     }
 
-    /// Starts a run, once the ledger version that names it is on disk: its number must never be given twice.
+    /// Starts a run, once the ledger version that names it is on disk: its number is not given twice.
     pub(crate) fn start(self: &Arc<Self>, order: StartOrder, ledger_version: u64) -> AbortHandle {
         let this = self.clone();
         spawn(async move {
             let (task, run) = (order.task, order.run);
-            this.ledger.is_on_disk(ledger_version).await;
+            // A disk that is full or stuck must not keep a crashed container down: then the number is only in memory.
+            let written = tokio::time::timeout(LEDGER_WAIT_MAX, this.ledger.is_on_disk(ledger_version)).await;
+            if written != Ok(true) {
+                tracing::warn!(%task, run, "a container is started before its number is on disk");
+            }
             let _permit = this.starts.acquire().await;
             let result = this.engine.start(order).await;
             this.say(Event::Started(task, run, result)).await;
