@@ -180,6 +180,14 @@ pub enum Error {
         /// The failure and its causes.
         reason: String,
     },
+    /// Another caller's pull of the same image, which this one waited for, failed.
+    #[error("the pull of {image} that this one joined failed: {reason}")]
+    Joined {
+        /// The image.
+        image: String,
+        /// That pull's error.
+        reason: String,
+    },
     /// The `user` of a container or image does not exist in the image.
     #[error("user '{user}' does not exist in the image")]
     NoSuchUser {
