@@ -48,8 +48,11 @@ inventory() {
     nft list tables 2>/dev/null | sed 's/^/nft /'
     awk '{print "mount " $5}' /proc/self/mountinfo
     find /sys/fs/cgroup -maxdepth 3 -type d -name 'carrack*' 2>/dev/null | sed 's/^/cgroup /'
-    for exe in /proc/[0-9]*/exe; do
-        case $(readlink "$exe" 2>/dev/null) in "$CARRACK" | "$CARRACK (deleted)") echo "process $(tr '\0' ' ' <"${exe%exe}cmdline")" ;; esac
+    local proc
+    for proc in /proc/[0-9]*; do
+        if [ "$(readlink "$proc/exe" 2>/dev/null)" = "$CARRACK" ] || grep -q '/carrack-' "$proc/cgroup" 2>/dev/null; then
+            echo "process $(tr '\0' ' ' <"$proc/cmdline" | cut -c 1-120)"
+        fi
     done
 }
 
@@ -159,7 +162,7 @@ step "no dockerd, no containerd: containers are children of carrack's own superv
 strangers=""
 for pid in $(pids hello); do
     parent=$(awk '/^PPid/ {print $2}' /proc/"$pid"/status)
-    [ "$(readlink /proc/"$parent"/exe)" = "$CARRACK" ] || strangers="$strangers $pid"
+    [[ $(tr '\0' ' ' <"/proc/$parent/cmdline") == carrack-supervisor* ]] || strangers="$strangers $pid"
 done
 if [ -z "$strangers" ]; then ok "$(pids hello | wc -w) containers, each below a supervisor of carrack; dockerd running here: $(pgrep -x dockerd >/dev/null && echo 'yes, not used' || echo no)"
 else bad "not below carrack:$strangers"; fi

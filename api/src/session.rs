@@ -158,6 +158,8 @@ pub enum NodeRequest {
         #[serde(default)]
         credentials: Option<crate::http::RegistryCredentials>,
     },
+    /// Images on this node, as of now. Done: list of [`crate::state::HeldImage`].
+    ImageList,
     /// Takes an image away. Done: null.
     ImageRemove {
         /// Name or digest.

@@ -397,7 +397,8 @@ impl Lab {
             let (state, runtime) = (self.state(), self.runtime_directory.clone());
             let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
             let directories = [text(&state), text(&runtime)];
-            let stop = ["daemon", "--stop", "--stop-containers", "--state-dir", &directories[0], "--runtime-dir"];
+            let stop =
+                ["daemon", "--stop", "--stop-containers", "--state-dir", &directories[0], "--runtime-dir"];
             self.ok(&[&stop[..], &[directories[1].as_str()]].concat());
             let mut child = self.daemon.take().expect("the daemon runs");
             until("the daemon ends", SOON, || match child.try_wait().expect("the daemon's status") {

@@ -109,6 +109,25 @@ pub fn run(load: &Load, stop: &AtomicBool) -> io::Result<Report> {
     })
 }
 
+/// Runs the load beside `work` and ends it when `work` is done, also when it panics.
+pub fn beside<T>(load: &Load, work: impl FnOnce() -> T) -> io::Result<(Report, T)> {
+    struct StopAtEnd<'a>(&'a AtomicBool);
+    impl Drop for StopAtEnd<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients = scope.spawn(|| run(load, &stop));
+        let guard = StopAtEnd(&stop);
+        let done = work();
+        drop(guard);
+        let report = clients.join().map_err(|_| io::Error::other("a client panicked"))??;
+        Ok((report, done))
+    })
+}
+
 /// One request from this thread's network namespace; the first line of the body.
 pub fn request(load: &Load) -> io::Result<String> {
     let deadline = Instant::now() + REQUEST_TIMEOUT;

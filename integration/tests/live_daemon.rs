@@ -1,26 +1,22 @@
 //! The daemon's death in all its forms: killed under load, away while a container ends, power cut; and a second one.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use carrack_api::{Health, Info, TaskState};
 use carrack_integration::lab::{Lab, SOON};
-use carrack_integration::load::{Load, Report, Target, run};
+use carrack_integration::load::{Load, Target, beside};
 use carrack_integration::wait::until;
 
 const HELLO: &str = include_str!("../../examples/hello/compose.yaml");
 /// Time of load around the kill; the full minute of the issue is `make bench NAME=kill`.
 const LOAD: Duration = Duration::from_secs(12);
 
-/// Load from within a container's network, the name resolved anew for every connection, until `work` is done.
-fn under_load(lab: &Lab, work: impl FnOnce(&AtomicBool)) -> Report {
-    let client = lab
-        .tasks("hello")
-        .iter()
-        .find(|t| t.service.service.as_str() == "redis")
-        .and_then(|t| t.pid)
-        .expect("redis runs");
-    let load = Load {
+/// Clients within a container's network that resolve the name anew for every connection.
+fn clients(lab: &Lab) -> Load {
+    let tasks = lab.tasks("hello");
+    let redis =
+        tasks.iter().find(|t| t.service.service.as_str() == "redis").and_then(|t| t.pid).expect("redis runs");
+    Load {
         target: Target::Name {
             name: "web".into(),
             server: "169.254.1.53:53".parse().expect("an address"),
@@ -29,15 +25,8 @@ fn under_load(lab: &Lab, work: impl FnOnce(&AtomicBool)) -> Report {
         path: "/".into(),
         clients: 4,
         pause: Duration::from_millis(5),
-        netns: Some(format!("/proc/{client}/ns/net").into()),
-    };
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let clients = scope.spawn(|| run(&load, &stop));
-        work(&stop);
-        stop.store(true, Ordering::Relaxed);
-        clients.join().expect("the clients end").expect("the clients run")
-    })
+        netns: Some(format!("/proc/{redis}/ns/net").into()),
+    }
 }
 
 #[test]
@@ -47,38 +36,16 @@ fn kill_9_of_the_daemon_under_load_loses_no_request_and_touches_no_container() {
     lab.deploy("hello", HELLO);
     let before = lab.pids("hello");
     let end = Instant::now() + LOAD;
-    let netns = lab.netns();
-    assert!(netns.exists());
-    let mut restarts = 0;
-    // The load needs the lab's PIDs first, the kill needs the lab for itself: look both up before.
-    let client = lab
-        .tasks("hello")
-        .iter()
-        .find(|t| t.service.service.as_str() == "redis")
-        .and_then(|t| t.pid)
-        .expect("redis runs");
-    let load = Load {
-        target: Target::Name {
-            name: "web".into(),
-            server: "169.254.1.53:53".parse().expect("an address"),
-            port: 80,
-        },
-        path: "/".into(),
-        clients: 4,
-        pause: Duration::from_millis(5),
-        netns: Some(format!("/proc/{client}/ns/net").into()),
-    };
-    let stop = AtomicBool::new(false);
-    let report = std::thread::scope(|scope| {
-        let clients = scope.spawn(|| run(&load, &stop));
+    let (report, restarts) = beside(&clients(&lab), || {
+        let mut restarts = 0;
         while Instant::now() < end {
             lab.kill_daemon();
             lab.start();
             restarts += 1;
         }
-        stop.store(true, Ordering::Relaxed);
-        clients.join().expect("the clients end").expect("the clients run")
-    });
+        restarts
+    })
+    .expect("the clients run");
     assert!(restarts >= 2 && report.sent > 200, "{restarts} restarts, {report:?}");
     assert_eq!(report.failed, 0, "{report:?}");
     until("all tasks are adopted", SOON, || {
@@ -94,14 +61,15 @@ fn scaling_in_and_replacing_under_load_loses_no_request() {
     let lab = Lab::started();
     lab.load_images(&["hello-web", "hello-redis"]);
     lab.deploy("hello", HELLO);
-    let report = under_load(&lab, |_| {
+    let (report, ()) = beside(&clients(&lab), || {
         lab.ok(&["scale", "hello/web=5"]);
         lab.ok(&["scale", "hello/web=2"]);
         lab.deploy(
             "hello",
             &HELLO.replace("image: hello-web:1", "image: hello-web:1\n    labels: {round: two}"),
         );
-    });
+    })
+    .expect("the clients run");
     assert!(report.sent > 100, "{report:?}");
     assert_eq!(report.failed, 0, "{report:?}");
     lab.finish();

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::chain;
 use crate::containers::Containers;
+use crate::engine::Engine;
 use crate::usage::UsageRings;
 
 /// Frames that may wait to be written.
@@ -121,6 +122,7 @@ impl Desk {
             NodeRequest::ImageResolve { reference, policy, credentials } => {
                 self.image_resolve(&reference, policy, credentials.as_ref()).await
             }
+            NodeRequest::ImageList => done(&Engine::images(&self.containers)),
             NodeRequest::ImageRemove { reference } => self.image_remove(reference, view).await,
             NodeRequest::VolumeList => self.volume_list(view).await,
             NodeRequest::VolumeRemove { name } => self.volume_remove(name, view).await,

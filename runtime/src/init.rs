@@ -22,6 +22,8 @@ pub(crate) fn main(arguments: &[String]) -> ! {
     let Some((report, argv)) = parsed.filter(|(_, argv)| !argv.is_empty()) else {
         child::exit_now(EXIT_MISUSE)
     };
+    // Executed by descriptor, it would be a number in `ps`; the name is for people only.
+    let _ = rustix::thread::set_name(c"carrack-init");
     let env: Vec<String> = std::env::vars_os()
         .map(|(k, v)| format!("{}={}", k.to_string_lossy(), v.to_string_lossy()))
         .collect();

@@ -102,6 +102,8 @@ pub(crate) fn main(arguments: &[String]) -> ! {
     let Some(state) = arguments.first().and_then(|text| serde_json::from_str::<KeepState>(text).ok()) else {
         child::exit_now(125)
     };
+    // Executed by descriptor, it would be `exe` or a number in `ps`; the name is for people only.
+    let _ = rustix::thread::set_name(c"carrack-keep");
     run(state)
 }
 

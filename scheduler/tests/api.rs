@@ -96,7 +96,7 @@ async fn answer(stream: DuplexStream, request: NodeRequest) {
             write_frame(&mut write, &Frame::message(&PullProgress::default()).unwrap()).await.unwrap();
             Frame::Problem(Problem::not_found("image-not-found", format!("no {reference}")))
         }
-        NodeRequest::VolumeList => Frame::done(&serde_json::json!([])).unwrap(),
+        NodeRequest::ImageList | NodeRequest::VolumeList => Frame::done(&serde_json::json!([])).unwrap(),
         NodeRequest::TaskInspect { task } => Frame::done(&serde_json::json!({ "bundle": task })).unwrap(),
         NodeRequest::ImageRemove { .. } | NodeRequest::VolumeRemove { .. } => Frame::Done(b"null".to_vec()),
     };

@@ -6,12 +6,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use carrack_api::{Health, StackStatus, TaskStatus};
 use carrack_integration::lab::{Lab, SOON};
-use carrack_integration::load::{Load, Target, request, run};
+use carrack_integration::load::{Load, Target, beside, request};
 use carrack_integration::wait::until;
 use serde::Serialize;
 
@@ -129,9 +128,8 @@ fn kill() -> Vec<Figure> {
         netns: client.map(|pid| format!("/proc/{pid}/ns/net").into()),
     };
     let before = lab.pids("hello");
-    let (stop, end, mut kills) = (AtomicBool::new(false), Instant::now() + KILL_LOAD, Vec::new());
-    let report = std::thread::scope(|scope| {
-        let clients = scope.spawn(|| run(&load, &stop));
+    let (end, mut kills) = (Instant::now() + KILL_LOAD, Vec::new());
+    let (report, ()) = beside(&load, || {
         while Instant::now() < end {
             std::thread::sleep(KILL_EVERY);
             lab.kill_daemon();
@@ -139,9 +137,8 @@ fn kill() -> Vec<Figure> {
             lab.start();
             kills.push(milliseconds(begin));
         }
-        stop.store(true, Ordering::Relaxed);
-        clients.join().expect("the clients end").expect("the clients run")
-    });
+    })
+    .expect("the clients run");
     assert_eq!(lab.pids("hello"), before, "no container was touched");
     assert!(report.errors.is_empty(), "{:?}", report.errors);
     lab.finish();

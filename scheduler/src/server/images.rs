@@ -1,6 +1,7 @@
 //! Images: what nodes hold, bring more, take away what nobody uses.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -18,22 +19,27 @@ use super::App;
 use super::nodes::{Call, Gone, any_node, ask, heard, open, relay_frames, stream};
 use super::problem::{ApiResult, JsonBody};
 use crate::image_name::normalise;
-use crate::plan::Observations;
 use crate::store::{Snapshot, StackPhase};
+use crate::wiring::Inner;
 
+/// Time for a node to list its images.
+const LIST_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for a node to take an image away.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Images that nodes hold.
-#[utoipa::path(get, path = "/v1/images", responses((status = 200, body = Vec<HeldImage>)))]
-pub(super) async fn list(State(inner): App) -> Json<Vec<HeldImage>> {
-    Json(held(&inner.cluster.observed()))
+/// Images that nodes hold, asked of them: a report may be a heartbeat old.
+#[utoipa::path(get, path = "/v1/images", responses((status = 200, body = Vec<HeldImage>), (status = 503, body = Problem)))]
+pub(super) async fn list(State(inner): App) -> ApiResult<Json<Vec<HeldImage>>> {
+    any_node(&inner).await?;
+    Ok(Json(held(&inner).await?))
 }
 
-fn held(observations: &Observations) -> Vec<HeldImage> {
-    let all: BTreeSet<HeldImage> =
-        observations.nodes.values().flat_map(|o| o.report.images.iter().cloned()).collect();
-    all.into_iter().collect()
+async fn held(inner: &Arc<Inner>) -> Result<Vec<HeldImage>, Problem> {
+    let mut all = BTreeSet::new();
+    for node in heard(inner) {
+        all.extend(ask::<Vec<HeldImage>>(inner, &node, NodeRequest::ImageList, LIST_DEADLINE).await?);
+    }
+    Ok(all.into_iter().collect())
 }
 
 /// Reads an archive (OCI layout or `docker save`) from the body. Answers frames: messages of progress, at last the images.
@@ -93,7 +99,7 @@ pub(super) async fn pull(State(inner): App, JsonBody(body): JsonBody<PullImage>)
 #[utoipa::path(delete, path = "/v1/images/{*reference}", params(("reference" = String, Path)),
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn delete(State(inner): App, Path(reference): Path<String>) -> ApiResult<StatusCode> {
-    let images = held(&inner.cluster.observed());
+    let images = held(&inner).await?;
     if let Some(user) = user_of(&inner.cluster.store.snapshot(), &images, &reference) {
         let text = format!("image {reference:?} is used by {user}");
         let hint =
