@@ -11,7 +11,8 @@ CARRACK := $(TARGET_DIR)/$(TARGET)/release/carrack
 IMAGES := $(TARGET_DIR)/images
 
 # What the build links with, what tests look at the kernel with, and what images are made of.
-PACKAGES := ca-certificates gcc libc6-dev iproute2 nftables procps curl jq umoci skopeo docker-registry busybox-static nginx-light redis-server
+PACKAGES := ca-certificates gcc libc6-dev libc-bin iproute2 nftables procps util-linux bsdutils openssl curl jq umoci skopeo \
+    docker-registry busybox-static nginx-light redis-server
 
 export CARRACK IMAGES
 

@@ -2,10 +2,10 @@
 # Runs every test of the workspace and ends with a table of layers.
 #
 #   test.sh            all tests, then the table and `N passed, N failed`
-#   test.sh --closing-line   only the closing line of the run before (for `make test-all`)
+#   test.sh --closing-line   the table of the run before, so that a longer run ends with it (`make test-all`)
 #
-# A layer is told by where a test stands: src/ is pure, tests/live_* is live, scheduler and compose tests are scenarios, other
-# tests/ are kernel.
+# A layer is told by where a test stands: src/ is pure, tests/ of the crates that need no kernel are scenarios, of integration
+# live, of the others kernel. Cargo names test files without their crate, so the table asks the tree.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 : "${CARRACK:?run it with make test}" "${IMAGES:?run it with make test}"
@@ -14,17 +14,28 @@ if [ "${1:-}" != --closing-line ]; then
     cargo test --workspace --all-features --locked --no-fail-fast 2>&1 | tee "$log"
     echo "${PIPESTATUS[0]}" >"$log.code"
 fi
-awk '
-    function layer_of(path, name) {
-        if (path ~ /^src\//) return "pure"
-        if (path ~ /live_/) return "live"
-        if (name ~ /carrack_(scheduler|compose)/ || path ~ /scenario|golden|help|cases/) return "scenarios"
-        return "kernel"
+awk -v code="$(cat "$log.code")" '
+    function layer_of_crate(crate) {
+        if (crate ~ /^(api|compose|scheduler|cli)$/) return "scenarios"
+        return crate == "integration" ? "live" : "kernel"
     }
-    /^ +Running / { layer = ($2 == "unittests") ? "pure" : layer_of($2, $0) }
+    # The files of tests come first, one a line: CRATE/tests/NAME.rs or CRATE/tests/NAME/main.rs.
+    NR == FNR {
+        crate = path = $0
+        sub(/\/.*/, "", crate)
+        sub(/^[^\/]*\//, "", path)
+        layers[path] = layer_of_crate(crate)
+        # Two crates with a file of one name: only a layer that they share can be told.
+        if (path in crates && layer_of_crate(crates[path]) != layers[path]) {
+            print "test.sh: " path " is in " crate " and in " crates[path] "; rename one"
+            broken = 1
+        }
+        crates[path] = crate
+        next
+    }
+    /^ +Running / { layer = ($2 == "unittests") ? "pure" : ($2 in layers) ? layers[$2] : "kernel" }
     /^ +Doc-tests / { layer = "pure" }
     /^test result:/ { passed[layer] += $4; failed[layer] += $6; skipped[layer] += $8 }
-    /^error: could not compile|^error: test failed, to rerun/ { if (/compile/) broken = 1 }
     END {
         printf "\n%-10s %7s %7s %8s\n", "layer", "passed", "failed", "skipped"
         split("pure scenarios kernel live", order, " ")
@@ -33,7 +44,8 @@ awk '
             printf "%-10s %7d %7d %8d\n", l, passed[l], failed[l], skipped[l]
             p += passed[l]; f += failed[l]; s += skipped[l]
         }
-        if (broken) f += 1
+        # What does not compile, or ends without a result line, counts too.
+        if (broken || (code != 0 && f == 0)) f += 1
         printf "\n%d passed, %d failed, %d skipped\n", p, f, s
-    }' "$log"
+    }' <(ls -- */tests/*.rs */tests/*/main.rs) "$log"
 exit "$(cat "$log.code")"
