@@ -27,7 +27,7 @@ ok() { good=$((good + 1)); printf 'ok %s\n' "$*"; }
 bad() { printf 'FAILED %s\n' "$*"; }
 step() { steps=$((steps + 1)); printf '\n--- %d. %s\n' "$steps" "$*"; }
 daemon_pid() { carrack version -o json 2>/dev/null | jq -r .pid; }
-pids() { carrack ps "$1" -o json | jq -r '.[].pid' | sort -n | tr '\n' ' '; }
+pids() { carrack ps "$1" -o json | jq -r '.[] | select(.desired == "run") | .pid' | sort -n | tr '\n' ' '; }
 passing() { carrack ps hello/web -o json | jq '[.[] | select(.health == "passing")] | length'; }
 
 # wait_for SECONDS COMMAND...: until the command succeeds

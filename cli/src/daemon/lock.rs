@@ -1,11 +1,18 @@
 //! One daemon a directory. The kernel drops the lock with the process, so none is ever stale; the file only names the holder.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::CliError;
+
+/// A child that a killed daemon was just starting holds a copy of the lock until it executes its own program: that long a lock
+/// of a process that is gone is waited for.
+const ORPHANED_MAX: Duration = Duration::from_secs(5);
+/// Between two looks at such a lock.
+const ORPHANED_LOOK: Duration = Duration::from_millis(5);
 
 /// Held until dropped.
 #[derive(Debug)]
@@ -28,10 +35,19 @@ fn unusable(directory: &Path, error: &std::io::Error) -> CliError {
 /// Takes the directory for this process.
 pub(super) fn take(directory: &Path) -> Result<Lock, CliError> {
     let mut file = open(directory).map_err(|error| unusable(directory, &error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(refused(directory, pid(&mut file))),
-        Err(TryLockError::Error(error)) => return Err(unusable(directory, &error)),
+    let deadline = Instant::now() + ORPHANED_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {
+                let holder = pid(&mut file);
+                if !holder.is_some_and(is_gone) || Instant::now() >= deadline {
+                    return Err(refused(directory, holder));
+                }
+                std::thread::sleep(ORPHANED_LOOK);
+            }
+            Err(TryLockError::Error(error)) => return Err(unusable(directory, &error)),
+        }
     }
     file.set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()))
@@ -48,7 +64,8 @@ pub(super) fn holder(directory: &Path) -> Result<Option<Option<u32>>, CliError> 
     };
     match file.try_lock_shared() {
         Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => Ok(Some(pid(&mut file))),
+        // Taken by whoever comes: see `ORPHANED_MAX`.
+        Err(TryLockError::WouldBlock) => Ok(Some(pid(&mut file)).filter(|pid| !pid.is_some_and(is_gone))),
         Err(TryLockError::Error(error)) => Err(unusable(directory, &error)),
     }
 }
@@ -60,8 +77,13 @@ pub(super) fn refused(directory: &Path, pid: Option<u32>) -> CliError {
         .hint("use that one, or give this one a --state-dir and a --runtime-dir of its own")
 }
 
+fn is_gone(pid: u32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
+}
+
 fn pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
     file.read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
@@ -69,6 +91,23 @@ fn pid(file: &mut File) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lock_of_a_process_that_is_gone_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let left = open(directory.path()).unwrap();
+        left.lock().unwrap();
+        std::fs::write(path(directory.path()), format!("{}\n", ended.id())).unwrap();
+        assert_eq!(holder(directory.path()).unwrap(), None);
+        let waiting = std::thread::spawn({
+            let directory = directory.path().to_owned();
+            move || take(&directory).map(drop)
+        });
+        drop(left);
+        waiting.join().unwrap().unwrap();
+    }
 
     #[test]
     fn a_directory_has_one_daemon_and_the_second_is_told_its_pid() {
