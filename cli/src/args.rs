@@ -156,7 +156,7 @@ pub(crate) struct DaemonArgs {
 /// Which Compose project.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ProjectArgs {
-    /// A Compose file, `-` for standard input; can be given several times, later ones win [default: compose.yaml here or above]
+    /// A Compose file, `-` for standard input; several are merged [default: compose.yaml here or above]
     #[arg(short, long = "file", value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Name of the stack [default: COMPOSE_PROJECT_NAME, `name:` of the file, the directory's name]

@@ -80,6 +80,11 @@ impl CliError {
         Self::new("").code(Code::Ok)
     }
 
+    /// The same exit code without a word: it was told already.
+    pub(crate) fn said(self) -> Self {
+        Self::new("").code(self.code)
+    }
+
     /// The same with another exit code.
     pub(crate) fn code(mut self, code: Code) -> Self {
         self.code = code;

@@ -1,7 +1,8 @@
 //! What a command is about: a stack, a service, a slot or a task, as people write them.
 //!
 //! Pure: the caller brings the stacks that exist and the stack of the current directory. A name alone is a service of that
-//! stack, else a unique match among all stacks and services, else an error that lists the candidates.
+//! stack, else a unique match among all stacks and services, else an error that lists the candidates. `hello/` is a stack and
+//! nothing else; a task id is meant only when nothing has that name.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -63,6 +64,10 @@ pub(crate) fn resolve(
     stacks: &[StackStatus],
 ) -> Result<Target, CliError> {
     let services = || stacks.iter().flat_map(|stack| stack.services.iter().map(|s| &s.service));
+    if let Some(name) = text.strip_suffix('/') {
+        let stack = stacks.iter().find(|stack| stack.name.as_str() == name);
+        return stack.map(|stack| Target::Stack(stack.name.clone())).ok_or_else(|| unknown(name, stacks));
+    }
     if let Some((stack, service)) = text.split_once('/') {
         let found = services().filter(|key| key.stack.as_str() == stack);
         return match match_service(service, found).into_iter().next() {
@@ -78,7 +83,9 @@ pub(crate) fn resolve(
     found.extend(
         stacks.iter().filter(|s| s.name.as_str() == text).map(|stack| Target::Stack(stack.name.clone())),
     );
-    if let Ok(task) = text.parse::<TaskId>() {
+    if found.is_empty()
+        && let Ok(task) = text.parse::<TaskId>()
+    {
         found.insert(Target::Task(task));
     }
     match found.len() {
@@ -128,13 +135,12 @@ fn ambiguous(text: &str, found: &BTreeSet<Target>) -> CliError {
     let names: Vec<String> = found
         .iter()
         .map(|target| match target {
-            Target::Stack(stack) => format!("{stack} (a stack)"),
-            Target::Task(task) => format!("{task} (a task)"),
-            Target::Service(_) | Target::Slot(_) => target.to_string(),
+            Target::Stack(stack) => format!("{stack}/ (a stack)"),
+            Target::Service(_) | Target::Slot(_) | Target::Task(_) => target.to_string(),
         })
         .collect();
     CliError::usage(format!("{text:?} can mean {}", names.join(" or ")))
-        .hint("write stack/service, or go to the directory of the Compose file")
+        .hint("write it like that, or go to the directory of the Compose file")
 }
 
 fn unknown(text: &str, stacks: &[StackStatus]) -> CliError {
@@ -233,7 +239,21 @@ mod tests {
         let text = check("web", None);
         assert!(text.contains("\"web\" can mean hello/web or shop/web"), "{text}");
         let text = check("hello", None);
-        assert!(text.contains("hello (a stack)") && text.contains("shop/hello"), "{text}");
+        assert!(text.contains("hello/ (a stack)") && text.contains("shop/hello"), "{text}");
+    }
+
+    #[test]
+    fn a_slash_at_the_end_means_the_stack_whatever_else_has_its_name() {
+        assert_eq!(check("hello/", None), "Stack(\"hello\")");
+        assert_eq!(check("hello/", Some("shop")), "Stack(\"hello\")");
+        assert!(check("hell/", None).contains("did you mean \"hello\"?"));
+    }
+
+    #[test]
+    fn a_task_id_is_meant_only_when_nothing_has_that_name() {
+        let stacks = [stack("t1", &["web"])];
+        assert_eq!(resolve("t1", None, &stacks).unwrap(), Target::Stack("t1".parse().unwrap()));
+        assert_eq!(resolve("t2", None, &stacks).unwrap(), Target::Task(TaskId(2)));
     }
 
     #[test]

@@ -74,6 +74,14 @@ pub(crate) fn parse_moment(text: &str) -> Result<Moment, String> {
     }
 }
 
+/// How long something took: `39ms`, `1.2s`, `3m20s`.
+pub(crate) fn took(duration: Duration) -> String {
+    match duration.as_millis() {
+        short @ 0..1000 => format!("{short}ms"),
+        _ => carrack_api::human_duration(duration),
+    }
+}
+
 /// A moment with milliseconds: `2026-01-02T03:04:05.678Z`.
 pub(crate) fn moment(at: Timestamp) -> String {
     i64::try_from(at.0)

@@ -1,6 +1,10 @@
 //! The verbs against a server with canned answers: what is asked, what is printed, and the exit code.
 
-#[expect(dead_code, unreachable_pub, reason = "shared by tests that need different parts of it")]
+#[expect(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a helper of tests; a failure in it is a failure of the test"
+)]
 mod support;
 
 use std::process::Command;

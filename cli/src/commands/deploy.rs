@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use carrack_api::client::segment;
 use carrack_api::{
     PutStack, Rollout, ServiceKey, StackChange, StackName, StackStatus, StackView, TaskState, TaskStatus,
-    human_duration,
 };
 use carrack_compose::Loaded;
 use http::Method;
@@ -184,7 +183,7 @@ impl<'a> Deploy<'a> {
             render::count(stack.services.len(), "service"),
             render::count(tasks as usize, "task"),
             stack.revision,
-            human_duration(took)
+            time::took(took)
         );
         for service in &stack.services {
             for url in service.ports.iter().filter_map(render::url) {
@@ -219,7 +218,7 @@ impl<'a> Deploy<'a> {
         if let Some(view) = view {
             self.report(view, |_| true).await?;
         }
-        let mut error = CliError::new(format!("{} is not healthy after {}", self.name, human_duration(took)))
+        let mut error = CliError::new(format!("{} is not healthy after {}", self.name, time::took(took)))
             .code(Code::TimedOut)
             .hint(format!(
                 "it goes on in the background: `carrack ps {}` shows how, --timeout waits longer",

@@ -3,6 +3,7 @@
 //! The facts are found by the crates that need them; this file orders and prints them.
 
 use carrack_net::doctor::Verdict as NetVerdict;
+use carrack_runtime::doctor::Level;
 use serde::Serialize;
 
 use crate::args::DoctorArgs;
@@ -55,7 +56,18 @@ pub(crate) async fn run(args: &DoctorArgs, context: &Context) -> Outcome {
 }
 
 fn examine(state_dir: &std::path::Path) -> Vec<Fact> {
-    let mut facts = vec![user(), kernel(), disk(state_dir)];
+    let mut facts = vec![user(), disk(state_dir)];
+    facts.extend(carrack_runtime::doctor::examine().into_iter().map(|fact| Fact {
+        area: "containers",
+        name: fact.name.to_owned(),
+        verdict: match fact.level {
+            Level::Good => Verdict::Ok,
+            Level::Reduced => Verdict::Note,
+            Level::Missing => Verdict::Missing,
+        },
+        found: fact.found,
+        cost: fact.cost.to_owned(),
+    }));
     facts.extend(carrack_net::doctor::examine().into_iter().map(|fact| Fact {
         area: "network",
         name: fact.name.to_owned(),
@@ -80,27 +92,6 @@ fn user() -> Fact {
     let verdict = if root { Verdict::Ok } else { Verdict::Missing };
     let found = if root { "root" } else { "not root" };
     fact("user", verdict, found.into(), "the daemon needs root, and most checks below do")
-}
-
-/// Oldest kernel that is served.
-const KERNEL_MIN: (u32, u32) = (5, 10);
-
-fn kernel() -> Fact {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy().into_owned();
-    let found = format!("{release} {}", uname.machine().to_string_lossy());
-    let verdict = match version(&release) {
-        Some(version) if version >= KERNEL_MIN => Verdict::Ok,
-        Some(_) => Verdict::Missing,
-        None => Verdict::Note,
-    };
-    fact("kernel", verdict, found, "5.10 is the oldest kernel that is served")
-}
-
-/// `6.12` of `6.12.30-amd64`.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(['.', '-']).map(str::parse);
-    Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }
 
 /// Less free space than this is worth a word, bytes.
@@ -145,14 +136,6 @@ fn table(facts: &[Fact]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_kernel_is_compared_by_its_version() {
-        assert_eq!(version("6.12.30-amd64"), Some((6, 12)));
-        assert_eq!(version("5.10"), Some((5, 10)));
-        assert_eq!(version("6.1-rc3"), Some((6, 1)));
-        assert_eq!(version("next"), None);
-    }
 
     #[test]
     fn what_is_missing_says_what_it_costs() {

@@ -1,5 +1,6 @@
 //! `carrack down` and `carrack rm`: stacks go; their volumes only when asked.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use carrack_api::client::segment;
@@ -18,7 +19,17 @@ use crate::terminal::{put, say};
 pub(crate) async fn down(args: &DownArgs, context: &Context) -> Outcome {
     let name = project::name(&args.project)?;
     let timeout = (!args.wait.detach).then_some(args.wait.timeout);
-    take_away(context, &name, args.volumes, timeout).await
+    let mut doomed = BTreeSet::new();
+    if args.volumes {
+        doomed = volumes_of(context, &name).await?;
+        // Of a stack that is gone already, the file still knows the volumes.
+        if let Ok(loaded) = project::load(&args.project)
+            && loaded.stack.name == name
+        {
+            doomed.extend(own_volumes(&loaded.stack));
+        }
+    }
+    take_away(context, &name, doomed, timeout).await
 }
 
 /// `carrack rm`.
@@ -34,7 +45,8 @@ pub(crate) async fn rm(args: &RmArgs, context: &Context) -> Outcome {
         .collect::<Result<_, _>>()?;
     let timeout = (!args.wait.detach).then_some(args.wait.timeout);
     for name in &names {
-        match take_away(context, name, args.volumes, timeout).await? {
+        let doomed = if args.volumes { volumes_of(context, name).await? } else { BTreeSet::new() };
+        match take_away(context, name, doomed, timeout).await? {
             Code::Ok => {}
             other => return Ok(other),
         }
@@ -61,10 +73,14 @@ fn not_a_stack(text: &str, meant: Result<Target, CliError>) -> CliError {
     }
 }
 
-/// Removes a stack and, when asked, its volumes.
-async fn take_away(context: &Context, name: &StackName, volumes: bool, timeout: Option<Duration>) -> Outcome {
-    let doomed = if volumes { volumes_of(context, name).await? } else { Vec::new() };
-    if volumes && timeout.is_none() && !doomed.is_empty() {
+/// Removes a stack, then these volumes.
+async fn take_away(
+    context: &Context,
+    name: &StackName,
+    doomed: BTreeSet<String>,
+    timeout: Option<Duration>,
+) -> Outcome {
+    if timeout.is_none() && !doomed.is_empty() {
         return Err(CliError::usage("volumes can only be removed once the tasks are gone")
             .hint("leave -d out, or run `carrack volume rm` later"));
     }
@@ -83,15 +99,18 @@ async fn take_away(context: &Context, name: &StackName, volumes: bool, timeout: 
     Ok(Code::Ok)
 }
 
-async fn volumes_of(context: &Context, name: &StackName) -> Result<Vec<String>, CliError> {
+async fn volumes_of(context: &Context, name: &StackName) -> Result<BTreeSet<String>, CliError> {
     let path = format!("/v1/stacks/{}/spec", segment(name.as_str()));
-    let spec: StackSpec = match context.client.get(&path).await {
-        Ok(spec) => spec,
-        Err(error) if is_missing(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let own = spec.volumes.iter().filter(|(_, volume)| !volume.external);
-    Ok(own.map(|(name, _)| name.to_string()).collect())
+    match context.client.get::<StackSpec>(&path).await {
+        Ok(spec) => Ok(own_volumes(&spec)),
+        Err(error) if is_missing(&error) => Ok(BTreeSet::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Volumes that belong to the stack alone.
+fn own_volumes(spec: &StackSpec) -> BTreeSet<String> {
+    spec.volumes.iter().filter(|(_, volume)| !volume.external).map(|(name, _)| name.to_string()).collect()
 }
 
 /// Removes a stack and, given a time, waits until nothing of it runs. That there is none is said and no error.

@@ -38,7 +38,8 @@ pub(crate) async fn run(args: &ExecArgs, context: &Context) -> Outcome {
     let stream =
         context.client.upgrade(&format!("/v1/tasks/{task}/exec"), &[("carrack-exec", &header)]).await?;
     let (reader, writer) = tokio::io::split(stream);
-    let raw = if tty { Some(RawMode::enter()?) } else { None };
+    // `exec -t` from a script has no terminal to set up.
+    let raw = if tty && context.terminal.stdin { Some(RawMode::enter()?) } else { None };
     let (queue, frames) = mpsc::channel(QUEUE_FRAMES);
     tokio::spawn(write(writer, frames));
     if stdin {

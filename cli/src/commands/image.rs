@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(
             table(&[image], Timestamp(61_000)).render(None, false),
             "IMAGE                    DIGEST        SIZE   AGE\n\
-             docker.io/library/web:1  abababababab  3 MiB  1m1s\n"
+             docker.io/library/web:1  abababababab  3 MiB  1m01s\n"
         );
     }
 }

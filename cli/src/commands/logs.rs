@@ -30,7 +30,7 @@ pub(crate) async fn run(args: &LogsArgs, context: &Context) -> Outcome {
     for target in &targets {
         paths.extend(paths_of(context, target, &query).await?);
     }
-    let mut sink = Sink::new(context, !args.no_log_prefix, args.timestamps);
+    let mut sink = Sink::new(context, targets, !args.no_log_prefix, args.timestamps);
     sink.learn().await?;
     if args.follow {
         tokio::select! {
@@ -48,7 +48,7 @@ pub(crate) async fn run(args: &LogsArgs, context: &Context) -> Outcome {
 pub(crate) async fn follow_stack(context: &Context, stack: &StackName) -> Result<(), CliError> {
     let paths =
         vec![with_query("/v1/logs", &[format!("stack={}", segment(stack.as_str())), "follow=true".into()])];
-    let mut sink = Sink::new(context, true, false);
+    let mut sink = Sink::new(context, vec![Target::Stack(stack.clone())], true, false);
     sink.learn().await?;
     tokio::select! {
         followed = follow(context, &paths, &mut sink) => followed?,
@@ -171,22 +171,27 @@ async fn follow(context: &Context, paths: &[String], sink: &mut Sink<'_>) -> Res
 /// Prints records, and asks for the names of tasks that it meets.
 struct Sink<'a> {
     context: &'a Context,
+    targets: Vec<Target>,
     printer: LogPrinter,
     prefix: bool,
 }
 
 impl<'a> Sink<'a> {
-    fn new(context: &'a Context, prefix: bool, timestamps: bool) -> Self {
+    fn new(context: &'a Context, targets: Vec<Target>, prefix: bool, timestamps: bool) -> Self {
         let printer = LogPrinter::new(prefix, timestamps, context.terminal.colour_out());
-        Self { context, printer, prefix }
+        Self { context, targets, printer, prefix }
     }
 
-    /// Takes the names of all tasks.
+    /// Takes the names of all tasks that are meant; without their stack when it is the same.
     async fn learn(&mut self) -> Result<(), CliError> {
         if !self.prefix || self.context.json() {
             return Ok(());
         }
-        let tasks = tasks_of(self.context, None, true).await?;
+        let mut tasks = tasks_of(self.context, None, true).await?;
+        let meant = |task: &TaskStatus| {
+            self.targets.iter().any(|target| target.covers(&task.service, task.slot, task.id))
+        };
+        tasks.retain(meant);
         let stacks: std::collections::BTreeSet<&StackName> =
             tasks.iter().map(|task| &task.service.stack).collect();
         let several = stacks.len() > 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use carrack_api::client::segment;
-use carrack_api::{Scale, ServiceKey, StackName, human_duration};
+use carrack_api::{Scale, ServiceKey, StackName};
 use http::Method;
 use serde_json::Value;
 
@@ -63,7 +63,7 @@ async fn settle(
     begun: Instant,
 ) -> Outcome {
     let goal = Goal::Scaled { services: services.clone() };
-    let took = || human_duration(begun.elapsed());
+    let took = || crate::time::took(begun.elapsed());
     match wait(context, stack, &goal, args.wait.timeout).await? {
         Ended::Reached(view) => {
             let scaled = view.stack.into_iter().flat_map(|stack| stack.services);

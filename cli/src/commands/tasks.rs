@@ -95,9 +95,9 @@ mod tests {
         let live = TaskStatus { addresses: vec!["10.192.0.2".parse().unwrap()], ..passing("a/web.1", 12) };
         assert_eq!(
             table(&[dead, live], Timestamp(65_000)).render(None, false),
-            "TASK     ID   STATE    AGE   RUN  ADDRESS     NODE  IMAGE  DETAIL\n\
-             a/web.1  t1   failed   5s    1                host  web:1  exit code 3\n\
-             a/web.1  t12  passing  1m3s  1    10.192.0.2  host  web:1\n"
+            "TASK     ID   STATE    AGE    RUN  ADDRESS     NODE  IMAGE  DETAIL\n\
+             a/web.1  t1   failed   5s     1                host  web:1  exit code 3\n\
+             a/web.1  t12  passing  1m03s  1    10.192.0.2  host  web:1\n"
         );
     }
 }

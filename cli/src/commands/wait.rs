@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use carrack_api::client::{ClientError, segment};
-use carrack_api::{Rollout, ServiceKey, StackName, StackView};
+use carrack_api::{Desired, Rollout, ServiceKey, StackName, StackView};
 use tokio::time::Instant;
 
 use super::is_away;
@@ -109,6 +109,16 @@ pub(crate) fn verdict(goal: &Goal, view: &StackView) -> Verdict {
             Rollout::Progressing { reason } => waiting.push(format!("{}: {reason}", service.service)),
             Rollout::Failed { reason } => failed.push((service.service.clone(), reason.clone())),
         }
+    }
+    // What must go is part of what is wanted: whoever looks next should see only what is to be there.
+    let leaving = view.tasks.iter().filter(|task| {
+        task.desired == Desired::Stop
+            && !task.state.is_final()
+            && wanted.as_ref().is_none_or(|wanted| wanted.contains(&task.service))
+    });
+    match leaving.count() {
+        0 => {}
+        left => waiting.push(format!("{} still to stop", crate::render::count(left, "task"))),
     }
     match (failed.is_empty(), waiting.is_empty()) {
         (false, _) => Verdict::Failed(failed),
@@ -260,6 +270,16 @@ mod tests {
         assert!(matches!(verdict(&goal, &now), Verdict::Waiting(_)));
         let now = view(1, vec![other(), service("a/web", 5, Rollout::Converged)]);
         assert_eq!(verdict(&goal, &now), Verdict::Reached);
+    }
+
+    #[test]
+    fn what_must_go_is_waited_for() {
+        let goal = Goal::Scaled { services: vec![("a/web".parse().unwrap(), 1)] };
+        let mut now = view(1, vec![service("a/web", 1, Rollout::Converged)]);
+        now.tasks.push(carrack_api::TaskStatus { desired: Desired::Stop, ..passing("a/web.2", 2) });
+        assert_eq!(verdict(&goal, &now), Verdict::Waiting(vec!["1 task still to stop".into()]));
+        now.tasks[1].service = "a/db".parse().unwrap();
+        assert_eq!(verdict(&goal, &now), Verdict::Reached, "another service is not waited for");
     }
 
     #[test]

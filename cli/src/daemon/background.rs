@@ -53,7 +53,7 @@ pub(super) fn start(args: &DaemonArgs, places: &Places) -> Outcome {
         info.pid,
         places.socket.display(),
         path.display(),
-        human_duration(begun.elapsed())
+        crate::time::took(begun.elapsed())
     ))?;
     Ok(Code::Ok)
 }

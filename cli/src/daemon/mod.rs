@@ -101,8 +101,12 @@ fn foreground(args: &DaemonArgs, places: &Places) -> Outcome {
     let outcome = runtime.block_on(run::run(args, places));
     // What blocks is a call to the kernel for a container: it must not keep a stopping daemon for long.
     runtime.shutdown_timeout(run::LAST_CALLS);
-    if let Err(error) = &outcome {
-        tracing::error!("{}", error.render(false).trim_end());
-    }
-    outcome.map(|()| Code::Ok)
+    outcome.map(|()| Code::Ok).map_err(|error| {
+        if !args.background {
+            return error;
+        }
+        // Standard error is the log there: said once is enough.
+        tracing::error!("{}", error.render(false).trim_end().trim_start_matches("error: "));
+        error.said()
+    })
 }
