@@ -13,13 +13,14 @@ use carrack_api::{
     RegistryCredentials, TaskId, Timestamp, Usage,
 };
 use carrack_net::dns::{ResolvOptions, resolv_conf};
+use carrack_runtime::error::chain;
 use carrack_runtime::image::{self, Credentials, Image, ImageReference, ImageStore, Progress, StoreOptions};
 use carrack_runtime::{
     CgroupSampler, LogLimit, RunId, RunState, Runtime, RuntimeConfig, RuntimeError, StartError, StartRequest,
 };
 use tokio::task::spawn_blocking;
 
-use crate::config::{NodeError, chain};
+use crate::config::NodeError;
 use crate::engine::{Attachment, Engine, FoundRun, FoundState, ProgressSink, Refusal, StartOrder, Started};
 use crate::fds::Signal;
 use crate::probe_exec;
@@ -275,12 +276,16 @@ impl Engine for Containers {
 
     async fn remove_run(&self, task: TaskId, run: u32) -> Result<(), Refusal> {
         let id = Self::run_id(task, run);
-        gone_is_fine(self.clone().blocking(move |this| this.shared.runtime.remove_run(&id)).await)
+        let removed = self.clone().blocking(move |this| this.shared.runtime.remove_run(&id)).await;
+        // A sample taken between a run's end and the loop's hearing of it opened the cgroup again.
+        lock(&self.shared.samplers).remove(&(task, run));
+        gone_is_fine(removed)
     }
 
     async fn remove_task(&self, task: TaskId, logs: bool) -> Result<(), Refusal> {
         let removed =
             self.clone().blocking(move |this| this.shared.runtime.remove_task(&task.to_string(), logs)).await;
+        lock(&self.shared.samplers).retain(|(known, _), _| *known != task);
         gone_is_fine(removed)
     }
 
