@@ -77,7 +77,7 @@ const FOREIGN: &[Foreign] = &[
     verb(DOCKER, "volumes", "volume ls"),
     verb(DOCKER, "dockerd", "daemon"),
     verb(COMPOSE, "compose", "up"),
-    verb(DOCKER, "build", "image load` of an image that another tool built"),
+    verb(DOCKER, "build", "image load` of what another tool built, or `carrack image pull"),
     verb(COMPOSE, "config", "deploy --dry-run"),
     verb(COMPOSE, "convert", "deploy --dry-run"),
     verb(COMPOSE, "port", "ls"),

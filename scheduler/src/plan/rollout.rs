@@ -150,7 +150,8 @@ pub(crate) fn failing(task: &TaskRecord, report: &TaskReport, spec: &ServiceSpec
     if report.crashes >= ROLLOUT_FAILED_RUNS {
         let why = report.exit.as_ref().map(|e| e.describe()).or_else(|| report.reason.clone());
         let why = why.map(|w| format!(": {w}")).unwrap_or_default();
-        return Failing::Yes(format!("{name} crashed {} times{why}", report.crashes));
+        let probe = last_probe(report);
+        return Failing::Yes(format!("{name} crashed {} times{why}{probe}", report.crashes));
     }
     if report.state != TaskState::Running || report.health == carrack_api::Health::Passing {
         return Failing::No;
@@ -161,10 +162,14 @@ pub(crate) fn failing(task: &TaskRecord, report: &TaskReport, spec: &ServiceSpec
     if now < deadline {
         return Failing::NotBefore(deadline);
     }
-    let probe = report.probe.as_ref().filter(|p| !p.passed && !p.output.trim().is_empty());
-    let probe =
-        probe.map(|p| format!("; its last probe said: {}", first_line(&p.output))).unwrap_or_default();
+    let probe = last_probe(report);
     Failing::Yes(format!("{name} was not passing within {}{probe}", human_duration(patience)))
+}
+
+/// What the last probe said, when it failed: a task stopped because of it ends with an exit code that explains nothing.
+fn last_probe(report: &TaskReport) -> String {
+    let probe = report.probe.as_ref().filter(|p| !p.passed && !p.output.trim().is_empty());
+    probe.map(|p| format!("; its last probe said: {}", first_line(&p.output))).unwrap_or_default()
 }
 
 fn first_line(text: &str) -> &str {

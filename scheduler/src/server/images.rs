@@ -103,7 +103,7 @@ pub(super) async fn delete(State(inner): App, Path(reference): Path<String>) -> 
     if let Some(user) = user_of(&inner.cluster.store.snapshot(), &images, &reference) {
         let text = format!("image {reference:?} is used by {user}");
         let hint =
-            format!("deploy {} without it or remove it with `carrack down {}` first", user.stack, user.stack);
+            format!("deploy {} without it or remove it with `carrack rm {}` first", user.stack, user.stack);
         return Err(Problem::new(409, "in-use", text).hint(hint).into());
     }
     let mut missing = None;

@@ -39,7 +39,7 @@ pub(super) async fn delete(State(inner): App, Path(text): Path<String>) -> ApiRe
     let snapshot = inner.cluster.store.snapshot();
     if let Some(user) = user_of(&snapshot, &volume) {
         let text = format!("volume {volume} is used by {user}");
-        let hint = format!("`carrack down {}` removes the stack; `-v` takes its volumes with it", user.stack);
+        let hint = format!("`carrack rm {}` removes the stack; `-v` takes its volumes with it", user.stack);
         return Err(Problem::new(409, "in-use", text).hint(hint).into());
     }
     let key = Key::Volume(volume.clone());
