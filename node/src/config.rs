@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use carrack_api::ClusterId;
 use carrack_net::Ipv4Net;
+use carrack_runtime::error::chain;
 
 /// What a node is opened with.
 #[derive(Debug, Clone)]
@@ -138,21 +139,6 @@ pub enum NodeError {
     /// `run` was called a second time.
     #[error("this node is running already")]
     Running,
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -15,10 +15,10 @@ use carrack_net::listen::listening_ports_of;
 use carrack_net::model::DNS_ADDRESS;
 use carrack_net::reserve::ReserveError;
 use carrack_net::{Config, EndpointKey, Ipv4Net, NetError, Netns, PortKey};
+use carrack_runtime::error::chain;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use crate::config::chain;
 use crate::engine::{Network, Programmed, Refusal};
 use crate::tables::NodeTables;
 

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carrack_api::{Assignment, ClusterId, NodeId, SESSION_VERSION, TaskId};
+use carrack_runtime::error::chain;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::config::{NodeError, chain};
+use crate::config::NodeError;
 use crate::facts::TaskFacts;
 use crate::identity::{read_json, write_json};
 

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use carrack_api::{Assignment, ClusterId, NodeInfo, NodeReport, NodeRequest};
+use carrack_runtime::error::chain;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use crate::config::{NodeConfig, NodeError, Shutdown, chain};
+use crate::config::{NodeConfig, NodeError, Shutdown};
 use crate::containers::Containers;
 use crate::driver::{Driver, Setup};
 use crate::fabric::Fabric;

@@ -15,12 +15,12 @@ use carrack_api::stream::Frame;
 use carrack_api::{
     AssignedTask, Assignment, NodeId, NodeReport, NodeRequest, Problem, TaskId, TaskReport, TaskState,
 };
+use carrack_runtime::error::chain;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, WriteHalf, split};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::chain;
 use crate::containers::Containers;
 use crate::engine::Engine;
 use crate::usage::UsageRings;

@@ -27,7 +27,7 @@ pub use model::{
     DNS_SNAPSHOT_VERSION, DnsSnapshot, DnsView, NetworkNames, Range, ServiceNames, SlotNames, SnapshotError,
     Target,
 };
-pub use resolv::{DNS_ADDRESS, ResolvOptions, resolv_conf, search_domain};
+pub use resolv::{ResolvOptions, resolv_conf, search_domain};
 pub use server::{DnsServer, ServerError, ServerStats};
 pub use upstream::{UpstreamConfig, parse_resolv_conf};
 pub use wire::{Query, Rcode};

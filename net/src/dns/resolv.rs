@@ -4,10 +4,9 @@
 //! file, nor parsing the host's (`upstream`).
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-/// Where a node's DNS answers: link-local, the same on every node.
-pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 53);
+use crate::model::DNS_ADDRESS;
 
 /// Options in effect when the file names none: one dot makes a name absolute, a lost packet is asked again soon.
 const DEFAULT_OPTIONS: [&str; 3] = ["ndots:1", "timeout:1", "attempts:2"];

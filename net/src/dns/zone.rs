@@ -100,7 +100,7 @@ impl Zone {
             return Some(Viewer::Container(view));
         }
         let host = from.is_loopback()
-            || from == IpAddr::V4(super::DNS_ADDRESS)
+            || from == IpAddr::V4(crate::model::DNS_ADDRESS)
             || self.snapshot.host_addresses.contains(&from);
         host.then_some(Viewer::Host)
     }

@@ -8,13 +8,13 @@ use carrack_api::stream::Frame;
 use carrack_api::{
     HeldImage, LoadedImages, Problem, PullPolicy, PullProgress, RegistryCredentials, ResolvedImage,
 };
+use carrack_runtime::error::chain;
 use carrack_runtime::image::{self, Image, ImageReference, LoadOptions, ProgressSink};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Answer, Asker, Desk, View, done, internal, nobody};
-use crate::config::chain;
 use crate::containers::{Containers, held, pull_progress, registry_credentials};
 
 /// Pieces of an archive that may wait to be read.

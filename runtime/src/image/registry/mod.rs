@@ -17,9 +17,10 @@ use tokio::sync::Mutex;
 
 use super::credentials::Credentials;
 use super::digest::Digest;
-use super::error::{Error, Result, chain};
+use super::error::{Error, Result};
 use super::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MAX_MANIFEST_BYTES, OCI_INDEX, OCI_MANIFEST};
 use super::reference::{DEFAULT_REGISTRY, ImageReference};
+use crate::error::chain;
 use challenge::Challenge;
 use connect::HttpClient;
 
