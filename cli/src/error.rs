@@ -153,16 +153,35 @@ pub(crate) fn field_problem(problem: &FieldProblem) -> String {
     }
 }
 
-impl From<Problem> for CliError {
-    fn from(problem: Problem) -> Self {
+impl CliError {
+    /// A problem of the server. `place` tells where in the user's file a field stands.
+    pub(crate) fn at(problem: Problem, place: impl Fn(&str) -> Option<String>) -> Self {
         let code = match problem.status {
-            409 | 412 if problem.kind.contains("revision") || problem.status == 412 => Code::UsageOrChanged,
+            412 => Code::UsageOrChanged,
             _ => Code::Error,
         };
         let mut error = Self::new(problem.detail).code(code);
-        error.details = problem.problems.iter().map(field_problem).collect();
         error.hint = problem.hint;
+        if let [only] = &problem.problems[..]
+            && error.message.contains(&only.message)
+        {
+            // Said already, but for the place and what to do.
+            let place = place(&only.path).map(|place| format!("at {place}, {}", only.path));
+            error.details = place.into_iter().collect();
+            error.hint = only.hint.clone().or(error.hint);
+            return error;
+        }
+        for field in &problem.problems {
+            let place = place(&field.path).map(|place| format!("{place}: ")).unwrap_or_default();
+            error.details.push(format!("{place}{}", field_problem(field)));
+        }
         error
+    }
+}
+
+impl From<Problem> for CliError {
+    fn from(problem: Problem) -> Self {
+        Self::at(problem, |_| None)
     }
 }
 

@@ -1,19 +1,16 @@
 //! The verbs against a server with canned answers: what is asked, what is printed, and the exit code.
+#![expect(clippy::unwrap_used, reason = "helpers of tests; a failure in them is a failure of the test")]
 
-#[expect(
-    clippy::unwrap_used,
-    unreachable_pub,
-    reason = "a helper of tests; a failure in it is a failure of the test"
-)]
+#[expect(unreachable_pub, reason = "a helper of tests; a failure in it is a failure of the test")]
 mod support;
 
 use std::process::Command;
 
 use carrack_api::stream::Frame;
 use carrack_api::{
-    Bytes, ChangeKind, Desired, ExecResult, Exit, Health, HeldImage, LoadedImages, LogRecord, LogStream,
-    Problem, PublishedPort, PullProgress, Rollout, ServiceChange, ServiceStatus, StackChange, StackStatus,
-    StackView, TaskId, TaskState, TaskStatus, Timestamp,
+    Bytes, ChangeKind, Desired, ExecResult, Exit, FieldProblem, Health, HeldImage, LoadedImages, LogRecord,
+    LogStream, Problem, PublishedPort, PullProgress, Rollout, ServiceChange, ServiceStatus, StackChange,
+    StackStatus, StackView, TaskId, TaskState, TaskStatus, Timestamp,
 };
 use support::{Server, events, frames, json, problem, upgrade};
 
@@ -206,6 +203,31 @@ fn a_problem_of_the_server_is_shown_with_its_hint() {
     let ran = server.run(&["deploy"]);
     assert_eq!(ran.code, 1, "{ran:?}");
     assert_eq!(ran.err, "error: port 8080 is published by stack one\nhint: choose another port\n");
+}
+
+#[test]
+fn a_problem_of_the_server_with_a_field_is_shown_at_its_place_in_the_file() {
+    let server = Server::start();
+    server.write("compose.yaml", FILE);
+    let field = FieldProblem {
+        path: "services.web.image".into(),
+        message: "no such image".into(),
+        hint: Some("load it".into()),
+    };
+    let one = Problem { problems: vec![field.clone()], ..Problem::new(422, "image", "web: no such image") };
+    let other = FieldProblem { path: "services.web".into(), message: "too large".into(), hint: None };
+    let two =
+        Problem { problems: vec![field, other], ..Problem::new(422, "invalid", "it cannot be deployed") };
+    server.on("PUT /v1/stacks/hello", problem(&one)).on("PUT /v1/stacks/hello", problem(&two));
+    assert_eq!(
+        server.run(&["deploy"]).err,
+        "error: web: no such image\n  at compose.yaml:4:5, services.web.image\nhint: load it\n"
+    );
+    assert_eq!(
+        server.run(&["deploy"]).err,
+        "error: it cannot be deployed\n  compose.yaml:4:5: services.web.image: no such image\n    hint: load it\n  \
+         compose.yaml:3:3: services.web: too large\n"
+    );
 }
 
 #[test]

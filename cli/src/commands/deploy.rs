@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use carrack_api::client::segment;
+use carrack_api::client::{ClientError, segment};
 use carrack_api::{
     PutStack, Rollout, ServiceKey, StackChange, StackName, StackStatus, StackView, TaskState, TaskStatus,
 };
@@ -78,6 +78,8 @@ struct Deploy<'a> {
     context: &'a Context,
     name: StackName,
     body: PutStack,
+    /// What was loaded, to tell where in the file a field stands.
+    loaded: Loaded,
 }
 
 impl<'a> Deploy<'a> {
@@ -85,7 +87,7 @@ impl<'a> Deploy<'a> {
         let images = loaded.stack.services.values().map(|s| s.task.container.image.as_str());
         let credentials: BTreeMap<_, _> = credentials::for_images(images)?;
         let name = loaded.stack.name.clone();
-        Ok(Self { context, name, body: PutStack { spec: loaded.stack, credentials } })
+        Ok(Self { context, name, body: PutStack { spec: loaded.stack.clone(), credentials }, loaded })
     }
 
     fn path(&self) -> String {
@@ -105,7 +107,13 @@ impl<'a> Deploy<'a> {
         let path = format!("{}{query}", self.path());
         let based_on = format!("\"{revision}\"");
         let headers = [("if-match", based_on.as_str())];
-        Ok(self.context.client.json(Method::PUT, &path, Some(&self.body), &headers).await?)
+        let answer = self.context.client.json(Method::PUT, &path, Some(&self.body), &headers).await;
+        answer.map_err(|error| match error {
+            ClientError::Problem(problem) => {
+                CliError::at(problem, |path| self.loaded.position_of(path).map(|at| at.to_string()))
+            }
+            other => other.into(),
+        })
     }
 
     async fn dry_run(&self) -> Outcome {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use carrack_api::client::{ClientError, segment};
-use carrack_api::{Desired, Rollout, ServiceKey, StackName, StackView};
+use carrack_api::{Desired, Rollout, ServiceKey, ServiceStatus, StackName, StackView};
 use tokio::time::Instant;
 
 use super::is_away;
@@ -110,13 +110,7 @@ pub(crate) fn verdict(goal: &Goal, view: &StackView) -> Verdict {
             Rollout::Failed { reason } => failed.push((service.service.clone(), reason.clone())),
         }
     }
-    // What must go is part of what is wanted: whoever looks next should see only what is to be there.
-    let leaving = view.tasks.iter().filter(|task| {
-        task.desired == Desired::Stop
-            && !task.state.is_final()
-            && wanted.as_ref().is_none_or(|wanted| wanted.contains(&task.service))
-    });
-    match leaving.count() {
+    match still_to_stop(view, &stack.services, wanted.as_ref()) {
         0 => {}
         left => waiting.push(format!("{} still to stop", crate::render::count(left, "task"))),
     }
@@ -125,6 +119,28 @@ pub(crate) fn verdict(goal: &Goal, view: &StackView) -> Verdict {
         (true, false) => Verdict::Waiting(waiting),
         (true, true) => Verdict::Reached,
     }
+}
+
+/// Tasks that must go, which is part of what is wanted: whoever looks next should see only what is to be there. Surplus counts
+/// before the scheduler has asked it to stop: it is asked an instant after a new scale is in force.
+fn still_to_stop(
+    view: &StackView,
+    services: &[ServiceStatus],
+    wanted: Option<&BTreeSet<&ServiceKey>>,
+) -> usize {
+    let alive = |service: &ServiceKey| {
+        view.tasks.iter().filter(|task| task.service == *service && !task.state.is_final()).count()
+    };
+    let leaving = view.tasks.iter().filter(|task| {
+        task.desired == Desired::Stop
+            && !task.state.is_final()
+            && wanted.is_none_or(|wanted| wanted.contains(&task.service))
+    });
+    let surplus = services
+        .iter()
+        .filter(|service| wanted.is_none_or(|wanted| wanted.contains(&service.service)))
+        .map(|service| alive(&service.service).saturating_sub(service.replicas as usize));
+    leaving.count().max(surplus.sum())
 }
 
 /// Follows the stack until the goal is reached, the time is over, or it cannot be reached.

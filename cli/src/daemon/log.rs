@@ -28,7 +28,10 @@ pub(super) fn start(file: Option<PathBuf>, level: Level) -> Result<(), CliError>
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
-        let what = panic.payload_as_str().unwrap_or("no message");
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let what =
+            text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
         tracing::error!(%place, %thread, "panic, which is a bug of carrack: {what}");
     }));
     Ok(())
