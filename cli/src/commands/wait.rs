@@ -226,7 +226,7 @@ impl Follow<'_> {
 mod tests {
     use super::*;
     use crate::render::task::tests::passing;
-    use carrack_api::{ServiceStatus, StackStatus, Timestamp};
+    use carrack_api::{StackStatus, Timestamp};
 
     fn service(name: &str, replicas: u32, rollout: Rollout) -> ServiceStatus {
         ServiceStatus {
@@ -296,6 +296,13 @@ mod tests {
         assert_eq!(verdict(&goal, &now), Verdict::Waiting(vec!["1 task still to stop".into()]));
         now.tasks[1].service = "a/db".parse().unwrap();
         assert_eq!(verdict(&goal, &now), Verdict::Reached, "another service is not waited for");
+    }
+
+    #[test]
+    fn surplus_is_waited_for_before_it_is_asked_to_stop() {
+        let goal = Goal::Scaled { services: vec![("a/web".parse().unwrap(), 0)] };
+        let now = view(1, vec![service("a/web", 0, Rollout::Converged)]);
+        assert_eq!(verdict(&goal, &now), Verdict::Waiting(vec!["1 task still to stop".into()]));
     }
 
     #[test]
