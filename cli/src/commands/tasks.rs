@@ -6,7 +6,7 @@ use super::{stacks, tasks_of};
 use crate::args::PsArgs;
 use crate::context::Context;
 use crate::error::{Code, Outcome};
-use crate::render::style::{Style, of_state};
+use crate::render::style::Style;
 use crate::render::table::{Cell, Table, cut, full};
 use crate::render::task;
 use crate::target::{self, Target};
@@ -68,7 +68,7 @@ fn table(tasks: &[TaskStatus], now: Timestamp) -> Table {
         table.row([
             Cell::styled(task::name(task), name),
             task.id.to_string().into(),
-            Cell::styled(task::state(task), of_state(task.state, task.health)),
+            Cell::styled(task::state(task), task::style(task)),
             task::age(since, now).into(),
             task.run.to_string().into(),
             task.addresses.first().map(ToString::to_string).unwrap_or_default().into(),

@@ -152,7 +152,7 @@ fn line(task: &TaskStatus, width: usize, columns: usize, colour: bool) -> String
     let start = format!("  {name:width$}  {:<5}  ", task.id);
     let room = columns.saturating_sub(length(&start) + STATE_WIDTH + 2);
     let detail = shorten(&clean(&task::detail(task)), room);
-    let style = of_state(task.state, task.health);
+    let style = task::style(task);
     let pad = " ".repeat(STATE_WIDTH.saturating_sub(length(&state)));
     format!("{start}{}{pad}  {detail}", paint(&state, style, colour)).trim_end().to_owned()
 }

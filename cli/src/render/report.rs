@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use carrack_api::{Health, LogRecord, TaskState, TaskStatus, Timestamp};
 
-use super::style::{Style, clean, of_state, paint};
+use super::style::{Style, clean, paint};
 use super::task;
 
 /// Last lines of log that are shown of a task that failed.
@@ -38,7 +38,7 @@ pub(crate) fn unhealthy(tasks: &[TaskStatus]) -> Vec<&TaskStatus> {
 /// One task in full.
 pub(crate) fn task(task: &TaskStatus, logs: &[LogRecord], now: Timestamp, colour: bool) -> String {
     let mut out = String::new();
-    let state = paint(&task::state(task), of_state(task.state, task.health), colour);
+    let state = paint(&task::state(task), task::style(task), colour);
     let name = paint(&task::name(task), Style::Bold, colour);
     let reason = task.reason.as_deref().map(|reason| format!(": {}", clean(reason))).unwrap_or_default();
     let _ = writeln!(out, "{name} ({}) is {state}{reason}", task.id);

@@ -2,6 +2,8 @@
 
 use carrack_api::{Bytes, Desired, Health, PullProgress, TaskState, TaskStatus, Timestamp, human_duration};
 
+use super::style::{Style, of_state};
+
 /// `hello/web.2`.
 pub(crate) fn name(task: &TaskStatus) -> String {
     format!("{}.{}", task.service, task.slot)
@@ -14,6 +16,14 @@ pub(crate) fn state(task: &TaskStatus) -> String {
         (TaskState::Running, Desired::Run, Health::Passing) => "passing".into(),
         (TaskState::Running, Desired::Run, Health::Failing) => "failing".into(),
         (state, _, _) => state.to_string(),
+    }
+}
+
+/// The look of that word.
+pub(crate) fn style(task: &TaskStatus) -> Style {
+    match task.desired {
+        Desired::Stop if !task.state.is_final() => Style::Busy,
+        Desired::Stop | Desired::Run => of_state(task.state, task.health),
     }
 }
 
