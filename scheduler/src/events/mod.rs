@@ -55,14 +55,22 @@ impl EventLog {
         let error = |source| EventsError { path: directory.to_path_buf(), source };
         std::fs::create_dir_all(directory).map_err(error)?;
         let mut events = VecDeque::new();
+        let mut unfinished = None;
         for segment in segments(directory).map_err(error)? {
             let text = String::from_utf8_lossy(&std::fs::read(&segment).map_err(error)?).into_owned();
+            let bytes = text.len() as u64;
+            unfinished = (text.ends_with('\n') && bytes < SEGMENT_BYTES).then_some((segment, bytes));
             events.extend(text.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok()));
             let surplus = events.len().saturating_sub(EVENTS_IN_MEMORY);
             events.drain(..surplus);
         }
         let next = events.back().map_or(1, |e| e.id + 1);
-        let inner = Inner { events, next, file: None, bytes: 0 };
+        // The newest file is gone on with, so that restarts do not use up the files kept; not behind a line that was cut off.
+        let (file, bytes) = match unfinished {
+            Some((path, bytes)) => (Some(OpenOptions::new().append(true).open(path).map_err(error)?), bytes),
+            None => (None, 0),
+        };
+        let inner = Inner { events, next, file, bytes };
         Ok(Self {
             directory: directory.to_path_buf(),
             inner: Mutex::new(inner),
@@ -186,6 +194,16 @@ mod tests {
         assert_eq!(log.after(0, Some(Timestamp(6))).len(), 1);
         assert_eq!(*log.watch().borrow(), 3);
         assert_eq!(messages(&EventLog::open(dir.path()).unwrap(), 0), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn restarts_use_up_no_files() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..SEGMENTS_KEPT + 2 {
+            EventLog::open(dir.path()).unwrap().append(vec![draft("again")], crate::clock::now());
+        }
+        assert_eq!(segments(dir.path()).unwrap().len(), 1);
+        assert_eq!(messages(&EventLog::open(dir.path()).unwrap(), 0).len(), SEGMENTS_KEPT + 2);
     }
 
     #[test]
