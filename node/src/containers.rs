@@ -293,7 +293,13 @@ impl Engine for Containers {
         gone_is_fine(self.clone().blocking(|this| this.shared.runtime.release()).await)
     }
 
-    async fn probe(&self, task: TaskId, run: u32, argv: Vec<String>, timeout: Duration) -> (bool, String) {
+    async fn probe(
+        &self,
+        task: TaskId,
+        run: u32,
+        argv: Vec<String>,
+        timeout: Duration,
+    ) -> Option<(bool, String)> {
         probe_exec::run(self.clone(), Self::run_id(task, run), argv, timeout).await
     }
 

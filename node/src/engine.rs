@@ -128,14 +128,15 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Takes away what all runs share, once none is left.
     fn release(&self) -> impl Future<Output = Result<(), Refusal>> + Send;
 
-    /// Runs a probe in the run's container: whether it ended with 0 in time, and what it said.
+    /// Runs a probe in the run's container: whether it ended with 0 in time, and what it said. `None` when the run
+    /// has ended, which its exit tells better.
     fn probe(
         &self,
         task: TaskId,
         run: u32,
         argv: Vec<String>,
         timeout: Duration,
-    ) -> impl Future<Output = (bool, String)> + Send;
+    ) -> impl Future<Output = Option<(bool, String)>> + Send;
 
     /// A sample of the run's cgroup on kept descriptors: microseconds, so that it may be called from the loop.
     fn sample(&self, task: TaskId, run: u32) -> Option<Usage>;

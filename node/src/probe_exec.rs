@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use carrack_api::PROBE_OUTPUT_MAX_BYTES;
-use carrack_runtime::{ExecRequest, ExecSession, RunId};
+use carrack_runtime::{ExecError, ExecRequest, ExecSession, RunId};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, timeout};
@@ -15,19 +15,20 @@ const KILL_MAX: Duration = Duration::from_secs(5);
 /// How long output is awaited after the command has ended: what it started may hold its pipes open.
 const OUTPUT_LINGER: Duration = Duration::from_millis(50);
 
-/// Whether the command ended with 0 in time, and what it said.
+/// Whether the command ended with 0 in time, and what it said; `None` when the run has ended, which is no answer.
 pub(crate) async fn run(
     containers: Containers,
     id: RunId,
     argv: Vec<String>,
     time: Duration,
-) -> (bool, String) {
+) -> Option<(bool, String)> {
     let deadline = Instant::now() + time;
     let request = ExecRequest { argv, ..ExecRequest::default() };
     let started = containers.blocking(move |this| this.runtime().exec(&id, &request)).await;
     let mut session = match started {
         Ok(session) => session,
-        Err(error) => return (false, error.to_string()),
+        Err(ExecError::NotRunning(_)) => return None,
+        Err(error) => return Some((false, error.to_string())),
     };
     let output = tokio::spawn(collect(session.stdout.take(), session.stderr.take()));
     let abort = output.abort_handle();
@@ -40,12 +41,12 @@ pub(crate) async fn run(
             String::new()
         }
     };
-    match code {
+    Some(match code {
         Some(0) => (true, said),
         Some(code) if said.trim().is_empty() => (false, format!("exit code {code}")),
         Some(_) => (false, said),
         None => (false, format!("no answer within {} ms\n{said}", time.as_millis())),
-    }
+    })
 }
 
 /// Waits for the end; kills at the deadline and then answers `None`.

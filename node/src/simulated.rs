@@ -218,10 +218,10 @@ impl Engine for Host {
         Ok(())
     }
 
-    async fn probe(&self, _: TaskId, _: u32, _: Vec<String>, _: Duration) -> (bool, String) {
+    async fn probe(&self, _: TaskId, _: u32, _: Vec<String>, _: Duration) -> Option<(bool, String)> {
         sleep(EFFECT).await;
         let sick = self.state().sick;
-        (!sick, if sick { "connection refused".to_owned() } else { String::new() })
+        Some((!sick, if sick { "connection refused".to_owned() } else { String::new() }))
     }
 
     fn sample(&self, _: TaskId, _: u32) -> Option<Usage> {

@@ -272,18 +272,18 @@ impl<E: Engine, N: Network> Workers<E, N> {
             let mut answered = 0;
             while let Some(delay) = tracker.delay(answered, this.clock.now()) {
                 tokio::time::sleep(delay).await;
-                let (passed, output) = this.ask(&subject, tracker.probe()).await;
+                answered += 1;
+                let Some((passed, output)) = this.ask(&subject, tracker.probe()).await else { continue };
                 let at = this.clock.now();
                 let judgement = tracker.record(passed, at);
                 let result = ProbeResult { passed, output, at, failures: judgement.failures };
                 this.say(Event::Probed(subject.task, subject.run, judgement, result)).await;
-                answered += 1;
             }
         })
     }
 
-    async fn ask(&self, subject: &Subject, probe: &Probe) -> (bool, String) {
-        match &probe.question {
+    async fn ask(&self, subject: &Subject, probe: &Probe) -> Option<(bool, String)> {
+        Some(match &probe.question {
             Question::Lives(needed) => (true, format!("it has lived for {} ms", needed.as_millis())),
             Question::Listens(port) => match self.network.listens(subject.pid, *port).await {
                 Ok(true) => (true, format!("something listens on port {port}")),
@@ -292,9 +292,9 @@ impl<E: Engine, N: Network> Workers<E, N> {
             },
             Question::Command(argv) => {
                 let _permit = self.probes.acquire().await;
-                self.engine.probe(subject.task, subject.run, argv.clone(), probe.timeout).await
+                return self.engine.probe(subject.task, subject.run, argv.clone(), probe.timeout).await;
             }
-        }
+        })
     }
 }
 
