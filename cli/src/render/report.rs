@@ -53,7 +53,10 @@ pub(crate) fn task(task: &TaskStatus, logs: &[LogRecord], now: Timestamp, colour
             writeln!(out, "  run {} ended {} ago: {}", task.run, task::age(exit.at, now), exit.describe());
     }
     if let Some(probe) = task.probe.as_ref().filter(|probe| !probe.passed) {
-        let _ = writeln!(out, "  last probe failed ({} in a row):", probe.failures);
+        // While a run starts, failures do not count yet.
+        let count =
+            if probe.failures == 0 { String::new() } else { format!(" ({} in a row)", probe.failures) };
+        let _ = writeln!(out, "  last probe failed{count}:");
         for line in probe.output.lines().take(PROBE_LINES_MAX) {
             let _ = writeln!(out, "    {}", clean(line));
         }
@@ -68,7 +71,7 @@ pub(crate) fn task(task: &TaskStatus, logs: &[LogRecord], now: Timestamp, colour
             let _ = writeln!(out, "    {}", clean(record.text.trim_end_matches(['\n', '\r'])));
         }
     }
-    let next = match task.run {
+    let next = match logs.len() {
         0 => format!("carrack inspect {}", task.id),
         _ => format!("carrack logs {}", task.id),
     };
@@ -99,6 +102,20 @@ mod tests {
             exit: Some(exit),
             ..passing(name, id)
         }
+    }
+
+    #[test]
+    fn a_task_without_output_leads_to_what_is_known_of_it() {
+        let mut task = passing("a/web.1", 4);
+        task.probe = Some(ProbeResult {
+            passed: false,
+            output: "nothing listens".into(),
+            at: Timestamp(0),
+            failures: 0,
+        });
+        let text = super::task(&task, &[], Timestamp(0), false);
+        assert!(text.contains("\n  last probe failed:\n    nothing listens\n"), "{text}");
+        assert!(text.ends_with("  next: carrack inspect t4\n"), "{text}");
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub(crate) fn detail(task: &TaskStatus) -> String {
         && task.state == TaskState::Running
         && let Some(probe) = &task.probe
         && let Some(line) = probe.output.lines().find(|line| !line.trim().is_empty())
+        && !parts.iter().any(|part| part.contains(line.trim()))
     {
         parts.push(format!("probe: {}", line.trim()));
     }
