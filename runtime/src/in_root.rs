@@ -1,10 +1,14 @@
 //! Paths inside a tree we do not trust: every step resolves below the root, symlinks included (`openat2`).
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+/// Symlinks that one path may lead through: the kernel's own number.
+const LINKS_MAX: usize = 40;
 
 /// Opens a path as if the root were `/`.
 pub(crate) fn open(root: impl AsFd, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
@@ -41,6 +45,57 @@ pub(crate) fn make_dirs(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     Ok(at)
 }
 
+/// The path that `path` means when the root is `/`, without symlinks. It need not exist: a symlink may point to what is still
+/// to be made.
+pub(crate) fn settle(root: impl AsFd, path: &str) -> io::Result<String> {
+    let parts = |path: &str| path.split('/').map(str::to_owned).collect::<VecDeque<_>>();
+    let mut ahead = parts(path);
+    let mut settled: Vec<String> = Vec::new();
+    let mut links = 0;
+    while let Some(part) = ahead.pop_front() {
+        match part.as_str() {
+            "" | "." => continue,
+            ".." => {
+                settled.pop();
+                continue;
+            }
+            _ => {}
+        }
+        let Some(link) = read_link(&root, &settled.join("/"), &part)? else {
+            settled.push(part);
+            continue;
+        };
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(Errno::LOOP.into());
+        }
+        if link.starts_with('/') {
+            settled.clear();
+        }
+        let mut follow = parts(&link);
+        follow.append(&mut ahead);
+        ahead = follow;
+    }
+    Ok(format!("/{}", settled.join("/")))
+}
+
+/// What a symlink says; `None` when there is none of this name.
+fn read_link(root: impl AsFd, dir: &str, name: &str) -> io::Result<Option<String>> {
+    let dir = match open(root, dir, OFlags::PATH | OFlags::DIRECTORY) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match rustix::fs::readlinkat(&dir, name, Vec::new()) {
+        Ok(link) => {
+            let invalid = |_| io::Error::new(io::ErrorKind::InvalidData, "a symlink is not UTF-8");
+            link.into_string().map(Some).map_err(invalid)
+        }
+        Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +120,33 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         File::create(dir.path().join("file")).unwrap();
         assert!(make_dirs(File::open(dir.path()).unwrap(), "/file/below").is_err());
+    }
+
+    #[test]
+    fn a_path_is_settled_also_when_its_end_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = File::open(dir.path()).unwrap();
+        make_dirs(&root, "/etc/real").unwrap();
+        for (to, from) in [
+            ("../run/systemd/stub", "etc/resolv.conf"),
+            ("../../../../tmp/x", "data"),
+            ("/etc/real", "abs"),
+            ("loop2", "loop1"),
+            ("loop1", "loop2"),
+            ("/proc/1", "p"),
+        ] {
+            symlink(to, dir.path().join(from)).unwrap();
+        }
+        for (path, want) in [
+            ("/etc/resolv.conf", "/run/systemd/stub"),
+            ("/data/below", "/tmp/x/below"),
+            ("/abs/one//./two", "/etc/real/one/two"),
+            ("/abs/..", "/etc"),
+            ("/p/fd", "/proc/1/fd"),
+            ("/missing/../..", "/"),
+        ] {
+            assert_eq!(settle(&root, path).unwrap(), want, "{path}");
+        }
+        assert!(settle(&root, "/loop1").is_err());
     }
 }

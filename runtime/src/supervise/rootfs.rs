@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, FileType};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::mounts::{self, Source};
@@ -19,6 +20,18 @@ use crate::in_root;
 use crate::record::RunDir;
 use crate::request::StartRequest;
 use crate::template::PRIVATE;
+
+/// Files below `/proc` that may be replaced, as lxcfs does.
+const PROC_FILES: [&str; 8] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/slabinfo",
+];
 
 /// What was opened before the namespace was entered.
 pub(super) struct Parts<'a> {
@@ -39,12 +52,16 @@ pub(super) fn prepare(parts: Parts<'_>) -> Result<Prepared, StartError> {
     overlay(parts.launch, &parts.layers, &rootfs)?;
     drop(parts.layers);
     let root = mounts::open_root(&rootfs).map_err(system("open the root filesystem"))?;
+    mount_points(&root)?;
     let user = find_user(request, &rootfs)?;
     working_dir(request, &root)?;
     let mut ready = files(request, parts.run, parts.host_hosts)?;
     let own = mounts::ready(parts.sources, &root)?;
     ready.retain(|file| !own.iter().any(|mount| mount.target == file.target));
     ready.extend(own);
+    for mount in &mut ready {
+        settle(&root, mount)?;
+    }
     Ok(Prepared {
         rootfs,
         cgroup: parts.cgroup.path().to_owned(),
@@ -94,6 +111,37 @@ fn same_owner(from: &Path, to: &Path) -> std::io::Result<()> {
     let found = fs::metadata(from)?;
     std::os::unix::fs::chown(to, Some(found.uid()), Some(found.gid()))?;
     fs::set_permissions(to, fs::Permissions::from_mode(found.mode() & 0o7777))
+}
+
+/// An image whose `/proc` or the like leads elsewhere would have masks and mounts land elsewhere, too (CVE-2019-19921).
+fn mount_points(root: &OwnedFd) -> Result<(), StartError> {
+    for name in ["proc", "sys", "dev"] {
+        let found = match rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => FileType::from_raw_mode(found.st_mode),
+            Err(rustix::io::Errno::NOENT) => continue,
+            Err(error) => return Err(system("look at the root filesystem")(error)),
+        };
+        if found != FileType::Directory {
+            let why = format!("its /{name} is not a directory");
+            return Err(StartError::Spec { field: "image".into(), why });
+        }
+    }
+    Ok(())
+}
+
+/// Follows the image's symlinks to where a mount is to be, also when they point to what is missing (`/etc/resolv.conf` of many
+/// distributions does). Nothing may be put over the kernel's files.
+fn settle(root: &OwnedFd, mount: &mut ReadyMount) -> Result<(), StartError> {
+    let fail = |why: String| StartError::Mount { target: mount.target.clone(), why };
+    let found = in_root::settle(root, &mount.target).map_err(|error| fail(error.to_string()))?;
+    if found == "/" {
+        return Err(fail("it is the root directory in this image".into()));
+    }
+    if Path::new(&found).starts_with("/proc") && !PROC_FILES.contains(&found.as_str()) {
+        return Err(fail(format!("nothing can be mounted over {found}")));
+    }
+    mount.target = found;
+    Ok(())
 }
 
 fn find_user(request: &StartRequest, rootfs: &Path) -> Result<User, StartError> {

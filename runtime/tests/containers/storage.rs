@@ -1,6 +1,7 @@
 //! Volumes, binds, injected files, the writable layer.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use carrack_api::{Mount, MountSource, VolumeName};
 use carrack_runtime::{InjectedFile, RunId};
@@ -11,6 +12,7 @@ crate::trials!(
     a_named_volume_starts_with_the_images_content_and_stays,
     anonymous_volumes_live_as_long_as_the_task,
     binds_are_made_refused_and_read_only,
+    symlinks_of_the_image_are_followed_inside_and_never_to_the_kernels_files,
     injected_files_have_owner_and_mode,
     each_run_has_a_fresh_layer,
 );
@@ -96,6 +98,27 @@ fn binds_are_made_refused_and_read_only() {
         let error = host.runtime().start(&request).unwrap_err().to_string();
         assert!(error.contains("\"/x\"") && error.contains(want), "{error}");
     }
+}
+
+fn symlinks_of_the_image_are_followed_inside_and_never_to_the_kernels_files() {
+    let host = Host::new();
+    let mut request = host.shell("links", "cat /etc/resolv.conf; echo x > /out/x; cat /tmp/escape/x");
+    let layer = host.busybox();
+    symlink("../run/systemd/stub-resolv.conf", layer.join("etc/resolv.conf")).unwrap();
+    symlink("../../../../tmp/escape", layer.join("out")).unwrap();
+    symlink("/proc/self", layer.join("kernel")).unwrap();
+    request.spec.mounts = vec![volume("v", "/out")];
+    assert_eq!(host.output(&request), ["nameserver 169.254.1.1", "x"]);
+    for target in ["/proc", "/proc/sys/kernel", "/kernel/fd", "/tmp/.."] {
+        let mut request = host.shell("bad", "true");
+        request.spec.mounts = vec![Mount { target: target.into(), ..volume("v", "/") }];
+        let error = host.runtime().start(&request).unwrap_err().to_string();
+        assert!(error.contains(target), "{error}");
+    }
+    fs::remove_dir(layer.join("sys")).unwrap();
+    symlink("/tmp", layer.join("sys")).unwrap();
+    let error = host.runtime().start(&host.shell("sys", "true")).unwrap_err().to_string();
+    assert!(error.contains("/sys is not a directory"), "{error}");
 }
 
 fn injected_files_have_owner_and_mode() {
