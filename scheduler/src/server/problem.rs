@@ -1,5 +1,7 @@
 //! Problems as answers, and extractors whose refusals are problems.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri, header};
@@ -10,6 +12,9 @@ use carrack_api::http::PROBLEM_JSON;
 use serde::de::DeserializeOwned;
 
 use crate::store::CommitError;
+
+/// Time in which a JSON body must have come: a client that stalls holds one of a bounded number of connections.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A problem on its way to a client.
 #[derive(Debug)]
@@ -71,7 +76,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|e| {
+        let read = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
+        let read = read.map_err(|_| {
+            let text = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+            ApiError(Problem::new(408, "slow-body", text))
+        })?;
+        let bytes = read.map_err(|e| {
             ApiError(Problem::new(
                 e.status().as_u16(),
                 "invalid-body",
