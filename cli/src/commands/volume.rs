@@ -1,8 +1,9 @@
 //! `carrack volume`: data that outlives tasks.
 
 use carrack_api::client::segment;
-use carrack_api::{Timestamp, VolumeStatus};
+use carrack_api::{TaskId, TaskStatus, Timestamp, VolumeStatus};
 
+use super::tasks_of;
 use crate::args::VolumeCommand;
 use crate::context::Context;
 use crate::error::{Code, Outcome};
@@ -36,15 +37,22 @@ async fn list(context: &Context) -> Outcome {
         say("no volumes");
         return Ok(Code::Ok);
     }
-    put(&table(&volumes, time::now()).render(context.terminal.width(), context.terminal.colour_out()))?;
+    let tasks = tasks_of(context, None, true).await?;
+    put(
+        &table(&volumes, &tasks, time::now()).render(context.terminal.width(), context.terminal.colour_out())
+    )?;
     Ok(Code::Ok)
 }
 
-fn table(volumes: &[VolumeStatus], now: Timestamp) -> Table {
+fn table(volumes: &[VolumeStatus], tasks: &[TaskStatus], now: Timestamp) -> Table {
+    let name = |user: &TaskId| match tasks.iter().find(|known| known.id == *user) {
+        Some(known) => task::name(known),
+        None => user.to_string(),
+    };
     let mut table =
         Table::new(&[full("VOLUME"), full("SIZE"), full("AGE"), cut("USED BY"), full("NODE"), cut("PATH")]);
     for volume in volumes {
-        let users: Vec<String> = volume.used_by.iter().map(ToString::to_string).collect();
+        let users: Vec<String> = volume.used_by.iter().map(name).collect();
         table.row([
             volume.name.as_str().into(),
             volume.size.to_string().into(),
