@@ -96,7 +96,10 @@ impl Command {
             .map_err(step("read the request"))?
             .ok_or_else(|| ExecError::NotRunning(run.0.display().to_string()))?;
         let id = launch.request.id.to_string();
-        let init = record.init.filter(|init| init.runs()).ok_or(ExecError::NotRunning(id.clone()))?;
+        let init = record.init.ok_or(ExecError::NotRunning(id.clone()))?;
+        if !init.runs().map_err(step("look at the container's first process"))? {
+            return Err(ExecError::NotRunning(id));
+        }
         rustix::process::setsid().map_err(step("start a session"))?;
         child::ignore_signals(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE]);
         Cgroups::detect(&launch.instance)

@@ -39,19 +39,18 @@ impl ProcessId {
         match stat(self.pid) {
             Ok((_, started)) if started == self.started => Ok(Some(fd)),
             Ok(_) => Ok(None),
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound)
-                    || error.raw_os_error() == Some(libc::ESRCH) =>
-            {
-                Ok(None)
-            }
+            Err(error) if gone(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether it runs (a zombie does not).
-    pub fn runs(self) -> bool {
-        matches!(stat(self.pid), Ok((state, started)) if started == self.started && !matches!(state, b'Z' | b'X'))
+    /// Whether it runs (a zombie does not). Not to be able to look, for want of descriptors for example, is no answer.
+    pub fn runs(self) -> io::Result<bool> {
+        match stat(self.pid) {
+            Ok((state, started)) => Ok(started == self.started && !matches!(state, b'Z' | b'X')),
+            Err(error) if gone(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends a signal to exactly this process; false when it is gone.
@@ -86,6 +85,11 @@ pub(crate) fn to_signal(number: i32) -> io::Result<Signal> {
 fn real_time(number: i32) -> io::Result<Signal> {
     // SAFETY: the number is in 1..=64 and names a signal of the kernel; we only pass it to kill-like calls.
     Ok(unsafe { Signal::from_raw_unchecked(number) })
+}
+
+/// What reading a file of a process that has ended answers.
+fn gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// State letter and start time of a process.
@@ -128,10 +132,10 @@ mod tests {
     #[test]
     fn the_own_process_is_found_and_another_start_is_not() {
         let own = ProcessId::own().unwrap();
-        assert!(own.runs());
+        assert!(own.runs().unwrap());
         assert!(own.open().unwrap().is_some());
         let reused = ProcessId { started: own.started + 1, ..own };
-        assert!(!reused.runs());
+        assert!(!reused.runs().unwrap());
         assert!(reused.open().unwrap().is_none());
     }
 }

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use carrack_api::Exit;
 use serde::de::DeserializeOwned;
@@ -162,13 +163,21 @@ pub struct ExitRecord {
     pub dropped_frames: u64,
 }
 
-/// Writes a file so that a reader sees all of it or the old one.
+/// Writes a file so that a reader sees all of it or the old one. Several may write the same at once, as two that find the same
+/// run lost: the last one stands.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
+    static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+    let writer = (std::process::id(), SEQUENCE.fetch_add(1, Ordering::Relaxed));
+    let temporary = path.with_extension(format!("{}.{}.tmp", writer.0, writer.1));
+    let bytes = serde_json::to_vec(value)?;
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     // Directories of runs are on tmpfs, where a rename is the commit; fsync would add nothing.
-    fs::rename(&temporary, path)
+    let written = (&file).write_all(&bytes).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }
 
 /// Reads one of our files; `None` when it is not there.

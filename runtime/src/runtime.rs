@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use carrack_api::Exit;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::cgroup::{CgroupMode, CgroupSampler, Cgroups, now};
+use crate::cgroup::{CgroupSampler, Cgroups, now};
 use crate::error::{ExecError, RuntimeError, StartError, chain};
 use crate::exec::{self, ExecSession};
 use crate::log::{LogQuery, LogReader};
@@ -95,11 +95,6 @@ impl Runtime {
     /// The named volumes.
     pub fn volumes(&self) -> &VolumeStore {
         &self.volumes
-    }
-
-    /// How this host arranges cgroups.
-    pub fn cgroup_mode(&self) -> &CgroupMode {
-        self.cgroups.mode()
     }
 
     /// Starts a run and returns when its program runs. On failure nothing of the run is left.
@@ -251,7 +246,7 @@ impl Runtime {
         let stop_signal = record.as_ref().map_or(libc::SIGTERM, |record| record.stop_signal);
         let state = match (read_exit(&run)?, &record) {
             (Some(exit), _) => RunState::Exited(exit),
-            (None, Some(record)) if self.supervised(record) => match (record.started, record.init) {
+            (None, Some(record)) if supervised(record)? => match (record.started, record.init) {
                 (true, Some(init)) => {
                     RunState::Running { init_pid: init.pid, supervisor_pid: record.supervisor.pid }
                 }
@@ -266,13 +261,9 @@ impl Runtime {
         Ok(Some(RunRecord { id: id.clone(), state, stop_signal }))
     }
 
-    fn supervised(&self, record: &SupervisorRecord) -> bool {
-        boot_id().is_ok_and(|boot| boot == record.boot_id) && record.supervisor.runs()
-    }
-
     /// Kills what a lost supervisor left and records the end.
     fn lost(&self, id: &RunId, record: Option<&SupervisorRecord>) -> Result<Exit, RuntimeError> {
-        let boot_id = boot_id().map_err(RuntimeError::file("read", "/proc/sys/kernel/random/boot_id"))?;
+        let boot_id = this_boot()?;
         let error = match record {
             None => "it was never started: the daemon ended before",
             Some(record) if record.boot_id != boot_id => "the host was restarted",
@@ -319,9 +310,10 @@ impl Runtime {
             return Err(RuntimeError::NoRun(id.clone()));
         }
         let record: Option<SupervisorRecord> = read_json(&run.supervisor())?;
-        record
-            .filter(|record| !run.exit().exists() && self.supervised(record))
-            .ok_or_else(|| RuntimeError::NotRunning(id.clone()))
+        match record {
+            Some(record) if !run.exit().exists() && supervised(&record)? => Ok(record),
+            Some(_) | None => Err(RuntimeError::NotRunning(id.clone())),
+        }
     }
 
     /// Sends a signal to the container's first process.
@@ -338,7 +330,9 @@ impl Runtime {
     pub fn kill(&self, id: &RunId) -> Result<(), RuntimeError> {
         let run = self.layout.run(id);
         let supervisor: Option<SupervisorRecord> = read_json(&run.supervisor())?;
-        if let Some(record) = supervisor.filter(|record| self.supervised(record)) {
+        if let Some(record) = supervisor
+            && supervised(&record)?
+        {
             let pid = record.supervisor.pid;
             let fail = |source| RuntimeError::Process { what: "end", pid, source };
             let pidfd = record.supervisor.open().map_err(fail)?;
@@ -401,7 +395,10 @@ impl Runtime {
 
     /// Runs a command in a container.
     pub fn exec(&self, id: &RunId, request: &ExecRequest) -> Result<ExecSession, ExecError> {
-        self.record(id).map_err(|_| ExecError::NotRunning(id.to_string()))?;
+        self.record(id).map_err(|error| match error {
+            RuntimeError::NotRunning(_) | RuntimeError::NoRun(_) => ExecError::NotRunning(id.to_string()),
+            other => ExecError::System { step: "find the run".into(), why: chain(&other) },
+        })?;
         exec::start(&self.template.exe(), &self.layout.run(id), request)
     }
 
@@ -462,6 +459,17 @@ impl Runtime {
         }
         Ok(())
     }
+}
+
+/// Whether a run's supervisor lives. Not to know is an error: a run is only taken for lost, and killed, when it surely is.
+fn supervised(record: &SupervisorRecord) -> Result<bool, RuntimeError> {
+    let pid = record.supervisor.pid;
+    let look = |source| RuntimeError::Process { what: "look at", pid, source };
+    Ok(this_boot()? == record.boot_id && record.supervisor.runs().map_err(look)?)
+}
+
+fn this_boot() -> Result<String, RuntimeError> {
+    boot_id().map_err(RuntimeError::file("read", "/proc/sys/kernel/random/boot_id"))
 }
 
 fn started(record: &SupervisorRecord) -> Started {
