@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::linux::fs::MetadataExt;
 use std::sync::Arc;
 use std::thread;
@@ -58,11 +58,6 @@ impl Netns {
     /// The namespace of a process, for adoption after a restart.
     pub fn of_pid(pid: i32) -> Result<Self, NetnsError> {
         Self::open(&format!("/proc/{pid}/ns/net"))
-    }
-
-    /// A namespace somebody else opened.
-    pub fn from_fd(fd: OwnedFd) -> Self {
-        Self { file: Arc::new(File::from(fd)) }
     }
 
     /// Whether two handles mean the same namespace.

@@ -79,7 +79,7 @@ pub(crate) fn after_end(
             (true, false) => Some(what),
             (false, _) => None,
         };
-        return Next::End { verdict, crashes: crashes + u32::from(failed), reason };
+        return Next::End { verdict, crashes: crashes.saturating_add(u32::from(failed)), reason };
     }
     if end == End::Host {
         return Next::Restart { at: now, crashes, restarts, reason: what };
