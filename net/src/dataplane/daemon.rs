@@ -240,7 +240,14 @@ impl Inner {
                 self.learn_sockets(state, &status);
                 self.start(state)?
             }
-            Err(ControlError::Connect { .. }) => self.start(state)?,
+            Err(ControlError::Connect { .. }) => {
+                // Without its files a process answers nobody and still holds the address.
+                for identity in self.files.orphans() {
+                    tracing::warn!(pid = identity.pid, "data plane without its files, killing it");
+                    self.wait_for_end(state, identity, Duration::ZERO)?;
+                }
+                self.start(state)?
+            }
             Err(error) => {
                 if let Some(identity) = self.files.read_pid() {
                     tracing::warn!(pid = identity.pid, %error, "data plane hangs, killing it");

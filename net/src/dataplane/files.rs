@@ -4,11 +4,13 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::process::SUBCOMMAND;
 use crate::dns::DnsSnapshot;
 
 /// Largest snapshot file read, in bytes: 10,000 services with 100,000 endpoints take a tenth of it.
@@ -91,6 +93,24 @@ impl Files {
     pub(crate) fn read_pid(&self) -> Option<Identity> {
         let bytes = fs::read(self.pid()).ok()?;
         serde_json::from_slice::<Identity>(&bytes).ok().filter(|identity| identity.is_alive())
+    }
+
+    /// Processes that were started for this directory and cannot be asked any more, because somebody removed its files: they
+    /// are known by their arguments alone.
+    pub(crate) fn orphans(&self) -> Vec<Identity> {
+        let own = nix::unistd::getpid().as_raw();
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| *pid != own && self.serves(*pid))
+            .filter_map(|pid| Some(Identity { pid, start_time: start_time(pid)? }))
+            .collect()
+    }
+
+    fn serves(&self, pid: i32) -> bool {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut arguments = arguments.split(|byte| *byte == 0).skip(1);
+        let wanted = [SUBCOMMAND.as_bytes(), b"--runtime-dir", self.0.as_os_str().as_bytes()];
+        wanted.iter().all(|want| arguments.next() == Some(want))
     }
 
     pub(crate) fn write_pid(&self, identity: Identity) -> io::Result<()> {
