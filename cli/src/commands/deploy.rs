@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use carrack_api::client::{ClientError, segment};
 use carrack_api::{
-    PutStack, Rollout, ServiceKey, StackChange, StackName, StackStatus, StackView, TaskState, TaskStatus,
+    Desired, PutStack, Rollout, ServiceKey, StackChange, StackName, StackStatus, StackView, TaskState,
+    TaskStatus,
 };
 use carrack_compose::Loaded;
 use http::Method;
@@ -218,6 +219,12 @@ impl<'a> Deploy<'a> {
         }
         if serving {
             error = error.detail("the tasks of the revision before go on serving");
+        } else if view.tasks.iter().any(|task| {
+            !task.state.is_final()
+                && task.desired == Desired::Run
+                && services.iter().any(|(key, _)| *key == task.service)
+        }) {
+            error = error.detail("what failed goes on being restarted in the background");
         }
         Err(error.hint("mend the cause and run `carrack deploy` again"))
     }
