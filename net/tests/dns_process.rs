@@ -71,6 +71,7 @@ fn tests() {
         ("outlives_its_daemon_and_is_adopted", outlives_its_daemon_and_is_adopted),
         ("a_killed_process_is_back_within_a_second", a_killed_process_is_back_within_a_second),
         ("a_hung_process_is_replaced", a_hung_process_is_replaced),
+        ("a_process_whose_files_are_gone_is_replaced", a_process_without_files_is_replaced),
         ("another_build_takes_over_without_losing_a_query", another_build_takes_over),
         ("started_alone_it_finds_its_snapshot", started_alone_it_finds_its_snapshot),
         ("a_broken_snapshot_file_is_survived_and_replaced", a_broken_snapshot_file_is_survived),
@@ -290,6 +291,23 @@ fn a_hung_process_is_replaced(lab: &Lab) {
         let pids = lab.pids();
         pids.len() == 1 && pids[0] != pid
     });
+    assert_eq!(records(&udp(CLIENT, &query("web", RecordType::A)).unwrap()), ["10.252.0.1"]);
+    runtime.block_on(plane.stop()).unwrap();
+}
+
+fn a_process_without_files_is_replaced(lab: &Lab) {
+    let mut daemon = start_daemon(lab);
+    let pids = lab.pids();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    for name in ["control.sock", "pid", "lock", "dns.json"] {
+        std::fs::remove_file(lab.path(name)).unwrap();
+    }
+    let runtime = runtime();
+    let plane = runtime.block_on(DataPlane::ensure(lab.config())).unwrap();
+    runtime.block_on(plane.publish(&world())).unwrap();
+    assert_ne!(runtime.block_on(plane.status()).unwrap().pid, pids[0]);
+    assert_eq!(lab.pids().len(), 1);
     assert_eq!(records(&udp(CLIENT, &query("web", RecordType::A)).unwrap()), ["10.252.0.1"]);
     runtime.block_on(plane.stop()).unwrap();
 }
