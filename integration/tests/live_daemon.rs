@@ -173,3 +173,23 @@ fn a_second_daemon_on_the_same_state_directory_is_refused_with_the_pid_of_the_fi
     assert!(text.contains(&format!("{first}")), "it names pid {first}: {text}");
     lab.finish();
 }
+
+#[test]
+fn a_second_daemon_with_directories_of_its_own_is_refused_because_the_host_has_one_network() {
+    let lab = Lab::started();
+    let text = |name: &str| lab.path(name).to_str().expect("a path in UTF-8").to_owned();
+    let (state, runtime, socket) = (text("other"), text("other-run"), text("other-run/carrack.sock"));
+    let binary = Lab::carrack_binary();
+    let output = lab
+        .host_command(binary.to_str().expect("a path in UTF-8"), &["daemon", "--state-dir", &state])
+        .args(["--runtime-dir", &runtime, "--socket", &socket])
+        .output()
+        .expect("start a second daemon");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("driven by another running daemon") && said.contains("carrack daemon --stop"),
+        "{said}"
+    );
+    lab.finish();
+}

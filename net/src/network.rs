@@ -401,6 +401,12 @@ pub fn host_routes() -> Result<Vec<Ipv4Net>, NetError> {
     Ok(foreign.map(|route| route.destination).collect())
 }
 
+/// Fails with [`NetError::OtherInstance`] while another daemon drives the network namespace of this thread: for a daemon that
+/// is about to start, before it changes anything. [`Network::open`] is what really keeps two apart.
+pub fn ensure_undriven() -> Result<(), NetError> {
+    take_lock(&mut Socket::open(Family::Netfilter)?).map(drop)
+}
+
 fn take_lock(nft: &mut Socket) -> Result<OwnedFd, NetError> {
     let failed = |source: io::Error| NetError::Lock { name: LOCK_NAME.to_owned(), source };
     let lock = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)

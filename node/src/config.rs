@@ -133,12 +133,32 @@ pub enum NodeError {
     /// The image store.
     #[error("cannot open the image store")]
     Images(#[source] carrack_runtime::image::Error),
+    /// The network of this host is another daemon's, or cannot be asked.
+    #[error("the network of this host cannot be used")]
+    Network(#[source] carrack_net::NetError),
     /// What runs could not be found out.
     #[error("cannot find out what runs: {0}")]
     Adopt(String),
     /// `run` was called a second time.
     #[error("this node is running already")]
     Running,
+}
+
+impl NodeError {
+    /// What to do next, where there is something better than a look at the host.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Format { path, .. } if crate::ledger::holds(path) => Some(format!(
+                "move {} away: the node learns again what it holds from the scheduler and from what runs",
+                path.display()
+            )),
+            Self::Network(carrack_net::NetError::OtherInstance { .. }) => Some(
+                "one daemon drives a host: stop the other one (`carrack daemon --stop` with its directories)"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -40,6 +40,11 @@ pub(crate) struct Memory {
     pub(crate) tasks: Arc<BTreeMap<TaskId, TaskFacts>>,
 }
 
+/// One of the two files: what it held can be learned again.
+pub(crate) fn holds(path: &Path) -> bool {
+    path.parent().is_some_and(|directory| path == assignment_path(directory) || path == tasks_path(directory))
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct AssignmentFile<A> {
     version: u32,

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use carrack_api::{Assignment, ClusterId, NodeInfo, NodeReport, NodeRequest};
 use carrack_runtime::error::chain;
@@ -18,6 +19,11 @@ use crate::identity::{self, Identity};
 use crate::ledger::{self, Ledger, Remembered};
 use crate::requests::{Desk, View};
 use crate::usage::UsageRings;
+
+/// Time for the lock of a killed daemon to be let go.
+const LOCK_LEFT_MAX: Duration = Duration::from_secs(2);
+/// Between two looks at it.
+const LOCK_LOOK: Duration = Duration::from_millis(5);
 
 /// A node. Clones are the same node.
 #[derive(Debug, Clone)]
@@ -45,6 +51,7 @@ impl Node {
     pub fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let identity = Identity::open(&config.state_dir, config.cluster.clone())?;
         let boot_id = identity::boot_id()?;
+        network_is_free()?;
         let hostname = config.hostname.clone().unwrap_or_else(identity::kernel_hostname);
         let info = identity::describe_host(identity.node.clone(), hostname, config.labels.clone());
         let instance = identity.node.as_str();
@@ -131,5 +138,18 @@ impl Node {
             view: shared.view.subscribe(),
         };
         desk.serve(request, stream).await;
+    }
+}
+
+/// Waits a moment: a child that a killed daemon was just starting holds a copy of its lock until it executes.
+fn network_is_free() -> Result<(), NodeError> {
+    let deadline = Instant::now() + LOCK_LEFT_MAX;
+    loop {
+        match carrack_net::network::ensure_undriven() {
+            Err(carrack_net::NetError::OtherInstance { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_LOOK);
+            }
+            result => return result.map_err(NodeError::Network),
+        }
     }
 }

@@ -29,6 +29,14 @@ pub enum RuntimeError {
         /// What is wrong.
         why: String,
     },
+    /// A file of ours was cut or overwritten: it is no JSON at all.
+    #[error("{path} is damaged: {why}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// The task's name cannot be a directory and a cgroup.
     #[error("task name {0:?} is not valid")]
     Name(String),

@@ -190,9 +190,10 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, R
     let mut text = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(file, RECORD_MAX_BYTES), &mut text)
         .map_err(RuntimeError::file("read", path))?;
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|error| RuntimeError::Format { path: path.into(), why: error.to_string() })
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        let (path, why) = (path.into(), error.to_string());
+        if error.is_data() { RuntimeError::Format { path, why } } else { RuntimeError::Damaged { path, why } }
+    })
 }
 
 /// Makes a directory for root only, with its parents.

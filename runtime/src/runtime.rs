@@ -242,7 +242,21 @@ impl Runtime {
             return Ok(None);
         }
         // The exit record is looked at last again: a supervisor writes it and then ends.
-        let record: Option<SupervisorRecord> = read_json(&run.supervisor())?;
+        let record: Option<SupervisorRecord> = match read_json(&run.supervisor()) {
+            // Who supervises it cannot be told any more: one run is given up, not the whole host.
+            Err(RuntimeError::Damaged { .. }) => {
+                let exit = match read_exit(&run)? {
+                    Some(exit) => exit,
+                    None => self.end(id, "its supervisor's record is damaged, so it was killed")?,
+                };
+                return Ok(Some(RunRecord {
+                    id: id.clone(),
+                    state: RunState::Exited(exit),
+                    stop_signal: libc::SIGTERM,
+                }));
+            }
+            record => record?,
+        };
         let stop_signal = record.as_ref().map_or(libc::SIGTERM, |record| record.stop_signal);
         let state = match (read_exit(&run)?, &record) {
             (Some(exit), _) => RunState::Exited(exit),
@@ -263,12 +277,19 @@ impl Runtime {
 
     /// Kills what a lost supervisor left and records the end.
     fn lost(&self, id: &RunId, record: Option<&SupervisorRecord>) -> Result<Exit, RuntimeError> {
+        self.end(
+            id,
+            match record {
+                None => "it was never started: the daemon ended before",
+                Some(record) if record.boot_id != this_boot()? => "the host was restarted",
+                Some(_) => "its supervisor was lost, so it was killed",
+            },
+        )
+    }
+
+    /// Kills all processes of a run and records why.
+    fn end(&self, id: &RunId, error: &str) -> Result<Exit, RuntimeError> {
         let boot_id = this_boot()?;
-        let error = match record {
-            None => "it was never started: the daemon ended before",
-            Some(record) if record.boot_id != boot_id => "the host was restarted",
-            Some(_) => "its supervisor was lost, so it was killed",
-        };
         self.cgroups.run(id).kill()?;
         let exit = Exit {
             code: 137,
@@ -309,8 +330,7 @@ impl Runtime {
         if !run.0.exists() {
             return Err(RuntimeError::NoRun(id.clone()));
         }
-        let record: Option<SupervisorRecord> = read_json(&run.supervisor())?;
-        match record {
+        match read_supervisor(&run)? {
             Some(record) if !run.exit().exists() && supervised(&record)? => Ok(record),
             Some(_) | None => Err(RuntimeError::NotRunning(id.clone())),
         }
@@ -329,8 +349,7 @@ impl Runtime {
     /// Kills all processes of the run and returns when its cgroup is empty and its exit is recorded. Idempotent.
     pub fn kill(&self, id: &RunId) -> Result<(), RuntimeError> {
         let run = self.layout.run(id);
-        let supervisor: Option<SupervisorRecord> = read_json(&run.supervisor())?;
-        if let Some(record) = supervisor
+        if let Some(record) = read_supervisor(&run)?
             && supervised(&record)?
         {
             let pid = record.supervisor.pid;
@@ -478,6 +497,14 @@ fn started(record: &SupervisorRecord) -> Started {
         supervisor_pid: record.supervisor.pid,
         stop_signal: record.stop_signal,
         warnings: record.warnings.clone(),
+    }
+}
+
+/// The supervisor's record; a damaged one tells no more than none.
+fn read_supervisor(run: &RunDir) -> Result<Option<SupervisorRecord>, RuntimeError> {
+    match read_json(&run.supervisor()) {
+        Err(RuntimeError::Damaged { .. }) => Ok(None),
+        record => record,
     }
 }
 

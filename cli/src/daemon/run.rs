@@ -108,9 +108,8 @@ async fn open_node(args: &DaemonArgs, places: &Places, scheduler: &Scheduler) ->
         upstreams: args.name_servers.clone(),
     };
     blocking(move || Node::open(config)).await?.map_err(|error| {
-        CliError::new("the node cannot be opened")
-            .caused_by(&error)
-            .hint("`carrack doctor` tells what this host lacks")
+        let hint = error.hint().unwrap_or_else(|| "`carrack doctor` tells what this host lacks".into());
+        CliError::new("the node cannot be opened").caused_by(&error).hint(hint)
     })
 }
 

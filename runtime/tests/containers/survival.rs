@@ -19,6 +19,7 @@ crate::trials!(
     many_mounts_of_the_host_do_not_reach_a_container,
     removal_is_idempotent,
     another_boot_is_noticed,
+    a_damaged_record_costs_its_run_only,
     without_its_runtime_directory_nothing_runs_on,
     a_full_disk_drops_output_and_says_so,
 );
@@ -226,6 +227,23 @@ fn another_boot_is_noticed() {
     let records = host.runtime().list().unwrap();
     let RunState::Exited(exit) = &records[0].state else { panic!("{records:?}") };
     assert_eq!(exit.error.as_deref(), Some("the host was restarted"));
+    eventually("its processes are gone", || {
+        (!std::path::Path::new(&format!("/proc/{}", started.supervisor_pid)).exists()).then_some(())
+    });
+}
+
+fn a_damaged_record_costs_its_run_only() {
+    let host = Host::new();
+    let (damaged, sound) = (host.request("web", &["sleep", "1000"]), host.request("db", &["sleep", "1000"]));
+    let started = host.runtime().start(&damaged).unwrap();
+    host.runtime().start(&sound).unwrap();
+    let path = host.dir.path().join("run/tasks/web/1/supervisor.json");
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(20).unwrap();
+    let records = host.runtime().list().unwrap();
+    let of = |task: &str| records.iter().find(|record| record.id.task == task).unwrap().state.clone();
+    assert!(matches!(of("db"), RunState::Running { .. }), "{records:?}");
+    let RunState::Exited(exit) = of("web") else { panic!("{records:?}") };
+    assert_eq!(exit.code, 137);
     eventually("its processes are gone", || {
         (!std::path::Path::new(&format!("/proc/{}", started.supervisor_pid)).exists()).then_some(())
     });
