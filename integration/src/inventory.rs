@@ -23,11 +23,9 @@ impl Inventory {
         Self(lines)
     }
 
-    /// What is here and was not in `before` (`+`), and the other way round (`-`).
-    pub fn changes_since(&self, before: &Self) -> Vec<String> {
-        let more = self.0.difference(&before.0).map(|line| format!("+ {line}"));
-        let less = before.0.difference(&self.0).map(|line| format!("- {line}"));
-        more.chain(less).collect()
+    /// What is here and was not in `before`. What is gone meanwhile was not ours to count.
+    pub fn added_since(&self, before: &Self) -> Vec<String> {
+        self.0.difference(&before.0).cloned().collect()
     }
 }
 

@@ -60,7 +60,7 @@ const CASES: &[Case] = &[
     Case {
         what: "entrypoint missing",
         yaml: "services:\n  web:\n    image: nginx:1\n    entrypoint: /bin/nothing-here\n",
-        says: &["/bin/nothing-here", "logs"],
+        says: &["/bin/nothing-here", "carrack inspect"],
     },
     Case {
         what: "entrypoint not executable",

@@ -1,6 +1,6 @@
 //! What a deploy changes: two specs compared field by field. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use carrack_api::{ChangeKind, FieldChange, ServiceChange, ServiceKey, ServiceName, ServiceSpec, StackSpec};
 use serde_json::Value;
@@ -100,8 +100,17 @@ fn shown(path: &str, value: &Value) -> String {
     }
 }
 
+/// Takes the values that look secret out of an environment that is about to be shown.
+pub(crate) fn hide_secrets(env: &mut BTreeMap<String, Option<String>>) {
+    for (name, value) in env {
+        if let Some(text) = value.as_mut().filter(|text| is_secret(name, text)) {
+            *text = "(not shown)".into();
+        }
+    }
+}
+
 /// The variable's value is not to be shown: its name says so, or it is a URL with a password.
-pub(crate) fn is_secret(name: &str, value: &str) -> bool {
+fn is_secret(name: &str, value: &str) -> bool {
     let name = name.to_ascii_uppercase();
     let has_password = || {
         let rest = value.split_once("://").map(|(_, rest)| rest);
@@ -138,6 +147,18 @@ mod tests {
         scaled.mode = carrack_api::ServiceMode::Replicated { replicas: 3 };
         assert_eq!(one(&old, &scaled), (ChangeKind::Adjust, vec!["mode.replicated.replicas: 1 -> 3".into()]));
         assert_eq!(one(&old, &old), (ChangeKind::Unchanged, vec![]));
+    }
+
+    #[test]
+    fn an_environment_is_shown_without_its_secrets() {
+        let shown = |name: &str, value: &str| {
+            let mut env = BTreeMap::from([(name.to_owned(), Some(value.to_owned()))]);
+            hide_secrets(&mut env);
+            env.remove(name).flatten().unwrap()
+        };
+        assert_eq!(shown("DB_PASSWORD", "hunter2"), "(not shown)");
+        assert_eq!(shown("DATABASE", "postgres://u:hunter2@db/x"), "(not shown)");
+        assert_eq!(shown("COLOUR", "blue"), "blue");
     }
 
     #[test]

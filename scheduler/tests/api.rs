@@ -96,12 +96,22 @@ async fn answer(stream: DuplexStream, request: NodeRequest) {
             write_frame(&mut write, &Frame::message(&PullProgress::default()).unwrap()).await.unwrap();
             Frame::Problem(Problem::not_found("image-not-found", format!("no {reference}")))
         }
-        NodeRequest::ImageList | NodeRequest::VolumeList => Frame::done(&serde_json::json!([])).unwrap(),
+        NodeRequest::ImageList => Frame::done(&held_images()).unwrap(),
+        NodeRequest::VolumeList => Frame::done(&serde_json::json!([])).unwrap(),
         NodeRequest::TaskInspect { task } => Frame::done(&serde_json::json!({ "bundle": task })).unwrap(),
         NodeRequest::ImageRemove { .. } | NodeRequest::VolumeRemove { .. } => Frame::Done(b"null".to_vec()),
     };
     // The asker may be gone.
     let _ = write_frame(&mut write, &last).await;
+}
+
+fn held_images() -> Vec<HeldImage> {
+    vec![HeldImage {
+        name: "docker.io/library/web:1".into(),
+        digest: "sha256:web:1".into(),
+        size: Bytes(1),
+        created_at: Timestamp(1),
+    }]
 }
 
 fn node_info() -> NodeInfo {
@@ -142,12 +152,7 @@ async fn node(mut session: LocalSession, behaviour: Arc<Mutex<Behaviour>>) {
             generation: told.as_ref().map_or(0, |t| t.generation),
             node: node_info(),
             tasks: reports.values().cloned().collect(),
-            images: vec![HeldImage {
-                name: "docker.io/library/web:1".into(),
-                digest: "sha256:web:1".into(),
-                size: Bytes(1),
-                created_at: Timestamp(1),
-            }],
+            images: held_images(),
             port_conflicts: Vec::new(),
         });
         tokio::select! {

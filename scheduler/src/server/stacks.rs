@@ -12,6 +12,7 @@ use super::App;
 use super::deploy::{self, Basis};
 use super::info::world;
 use super::problem::{ApiError, ApiResult, JsonBody, Params, from_commit, name};
+use crate::change::hide_secrets;
 use crate::clock;
 use crate::plan::EventDraft;
 use crate::store::{CommitError, Key, Object, Op, StackPhase, StackRecord, Txn};
@@ -43,14 +44,15 @@ pub(super) async fn get(State(inner): App, Path(text): Path<String>) -> ApiResul
     Ok(tagged(status.revision, status))
 }
 
-/// The spec in force, with resolved digests.
+/// The spec in force, with resolved digests. Values of the environment that look secret are left out.
 #[utoipa::path(get, path = "/v1/stacks/{name}/spec", params(("name" = String, Path)),
     responses((status = 200, body = StackSpec), (status = 404, body = Problem)))]
 pub(super) async fn spec(State(inner): App, Path(text): Path<String>) -> ApiResult<Response> {
     let stack: StackName = name(&text, "no-stack")?;
     let snapshot = inner.cluster.store.snapshot();
     let record = snapshot.stack(&stack).ok_or_else(|| no_stack(&stack))?;
-    let spec = snapshot.spec(&stack, record.revision).cloned().ok_or_else(|| no_stack(&stack))?;
+    let mut spec = snapshot.spec(&stack, record.revision).cloned().ok_or_else(|| no_stack(&stack))?;
+    spec.services.values_mut().for_each(|service| hide_secrets(&mut service.task.container.env));
     Ok(tagged(record.revision, spec))
 }
 

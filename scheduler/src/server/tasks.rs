@@ -13,7 +13,7 @@ use super::App;
 use super::info::world;
 use super::nodes::ask;
 use super::problem::{ApiResult, Params, name};
-use crate::change::is_secret;
+use crate::change::hide_secrets;
 use crate::store::{Snapshot, TaskRecord};
 
 /// Time for a node to say what it knows of a task.
@@ -72,11 +72,7 @@ pub(super) async fn inspect(State(inner): App, Path(id): Path<String>) -> ApiRes
     let snapshot = inner.cluster.store.snapshot();
     let task = find(&snapshot, &id)?;
     let mut spec = snapshot.service_spec(&task.service, task.revision).map(|s| s.task.clone());
-    for (name, value) in spec.iter_mut().flat_map(|s| s.container.env.iter_mut()) {
-        if let Some(text) = value.as_mut().filter(|text| is_secret(name, text)) {
-            *text = "(not shown)".into();
-        }
-    }
+    spec.iter_mut().for_each(|s| hide_secrets(&mut s.container.env));
     let node = match &task.node {
         Some(node) => {
             let answer: Result<Value, Problem> =
