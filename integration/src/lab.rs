@@ -239,7 +239,7 @@ impl Lab {
             daemon.wait().expect("the daemon's end");
         }
         self.kill_everything();
-        remove_cgroups();
+        remove_cgroups(self.cgroup_parent());
         run("ip", &["netns", "del", &self.name]);
         run("ip", &["netns", "del", &format!("{}-out", self.name)]);
         fs::remove_dir_all(&self.runtime_directory).expect("empty the runtime directory");
@@ -435,9 +435,17 @@ impl Lab {
         let _ = fs::remove_dir_all(&self.runtime_directory);
     }
 
-    /// SIGKILL for every process that lives in the host's network namespace or in a cgroup of Carrack's that was not there before.
+    /// Name of the cgroup that all runs of this lab's daemon share, once it has made its identity.
+    fn cgroup_parent(&self) -> Option<String> {
+        let text = fs::read(self.state().join("node/identity.json")).ok()?;
+        let identity: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        Some(format!("carrack-{}", identity.get("node")?.as_str()?))
+    }
+
+    /// SIGKILL for every process that lives in the host's network namespace or in a cgroup of its daemon.
     fn kill_everything(&self) {
         let inode = fs::metadata(self.netns()).map(|m| m.ino()).ok();
+        let parent = self.cgroup_parent().map(|name| format!("/{name}/"));
         until("every process of the lab is gone", SOON, || {
             let mut found = Vec::new();
             for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -446,8 +454,9 @@ impl Lab {
                 };
                 let inside = inode.is_some()
                     && fs::metadata(entry.path().join("ns/net")).map(|m| m.ino()).ok() == inode;
-                let contained =
-                    fs::read_to_string(entry.path().join("cgroup")).is_ok_and(|t| t.contains("/carrack-"));
+                let contained = parent.as_ref().is_some_and(|parent| {
+                    fs::read_to_string(entry.path().join("cgroup")).is_ok_and(|text| text.contains(parent))
+                });
                 let zombie = fs::read_to_string(entry.path().join("stat")).is_ok_and(|s| s.contains(") Z "));
                 if (inside || contained) && !zombie {
                     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -474,26 +483,23 @@ impl Drop for Lab {
         self.end_registry();
         if self.netns().exists() {
             self.kill_everything();
-            remove_cgroups();
+            remove_cgroups(self.cgroup_parent());
         }
         self.unwire();
     }
 }
 
-/// Empty cgroups of Carrack's, deepest first.
-fn remove_cgroups() {
+/// Removes these cgroups, which are empty, deepest first.
+fn remove_cgroups(parent: Option<String>) {
     fn remove(dir: &Path) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
             remove(&entry.path());
         }
         let _ = fs::remove_dir(dir);
     }
+    let Some(parent) = parent else { return };
     for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        for entry in fs::read_dir(hierarchy.path()).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("carrack-") {
-                remove(&entry.path());
-            }
-        }
+        remove(&hierarchy.path().join(&parent));
     }
 }
 

@@ -105,14 +105,16 @@ impl Fabric {
 
     async fn publish_names(&self, tables: &NodeTables) -> Result<(), Refusal> {
         let mut names = self.shared.names.lock().await;
-        let data_plane = match names.take() {
+        // It stays in its place meanwhile: this may be broken off at any await, and then it is still known.
+        let data_plane = match &mut *names {
             Some(running) => running,
-            None => DataPlane::ensure(self.shared.data_plane.clone())
-                .await
-                .map_err(|error| Refusal::Retry(chain(&error)))?,
+            none => none.insert(
+                DataPlane::ensure(self.shared.data_plane.clone())
+                    .await
+                    .map_err(|error| Refusal::Retry(chain(&error)))?,
+            ),
         };
         let published = data_plane.publish(&tables.names).await;
-        *names = Some(data_plane);
         published.map(drop).map_err(|error| Refusal::Retry(chain(&error)))
     }
 }

@@ -25,6 +25,8 @@ use super::zone::Zone;
 const MAX_PER_CLIENT: usize = 128;
 /// Most forwarded queries and TCP connections being served at once.
 const MAX_SERVED: usize = 2048;
+/// A server that stops lets a connection that it has accepted still send its first query: nobody else can answer it.
+const TCP_FIRST_QUERY: Duration = Duration::from_secs(1);
 /// How long a connection may be silent.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 /// How long a client may take to accept a reply.
@@ -189,12 +191,21 @@ impl DnsServer {
         from: IpAddr,
         mut stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
+        let mut first = true;
         loop {
+            let stopped = async {
+                // The sender is gone: nobody can ask for more either.
+                let _ = stop.wait_for(|stop| *stop).await;
+                if first {
+                    tokio::time::sleep(TCP_FIRST_QUERY).await;
+                }
+            };
             let length = tokio::select! {
                 biased;
                 length = timeout(TCP_IDLE, stream.read_u16()) => usize::from(length??),
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                () = stopped => return Ok(()),
             };
+            first = false;
             let mut packet = vec![0; length];
             timeout(TCP_IDLE, stream.read_exact(&mut packet)).await??;
             let reply = match self.decide(&packet, from, Transport::Tcp) {
