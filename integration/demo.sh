@@ -106,15 +106,16 @@ own_file() {
     carrack deploy -f "$1"
     local code=$?
     [ $code = 0 ] && carrack ls
-    farewell
+    farewell "$(carrack ls -o json | jq -r 'last | .name // "TARGET"')"
     exit $code
 }
 
+# farewell TARGET: how to look around and how to stop
 farewell() {
     cat <<TXT
 
 Look around:   export CARRACK_HOST=$CARRACK_HOST
-               $CARRACK ps        $CARRACK logs -f hello/web        $CARRACK --help
+               $CARRACK ps        $CARRACK logs -f $1        $CARRACK --help
 Stop:          make demo-down
 TXT
 }
@@ -240,6 +241,6 @@ echo "$said"
 rm -f /tmp/carrack-demo-bad.yaml
 if [ $code != 0 ] && [ "$(pids hello)" = "$before" ] && curl -sf --max-time 5 "$url" >/dev/null; then ok "refused, exit code $code; the old tasks serve"; else bad "exit code $code"; fi
 
-farewell
+farewell hello/web
 printf '\ndemo: %d/%d ok in %d s\n' "$good" "$steps" "$(($(date +%s) - began))"
 [ "$good" = "$steps" ]
