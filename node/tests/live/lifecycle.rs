@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use carrack_api::*;
@@ -11,7 +11,7 @@ use carrack_node::Shutdown;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{PUBLISHED, Rig, eventually, get, shell, web, web_vip, webs};
+use crate::support::{PUBLISHED, Rig, eventually, get, shell, try_get, web, web_vip, webs};
 
 crate::trials!(
     three_tasks_stand_behind_a_vip_and_a_published_port,
@@ -29,34 +29,50 @@ fn sigkill(pid: u32) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
 }
 
-/// Requests without a pause until it is stopped.
+/// Clients that ask without a pause until they are stopped.
 struct Load {
     stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    failed: Arc<AtomicU64>,
-    thread: std::thread::JoinHandle<()>,
+    clients: Vec<std::thread::JoinHandle<Answers>>,
+}
+
+/// What clients got.
+#[derive(Default)]
+struct Answers {
+    sent: u64,
+    failures: Vec<String>,
 }
 
 impl Load {
+    const CLIENTS: usize = 4;
+
     fn start(address: SocketAddr) -> Self {
-        let (stop, sent, failed): (Arc<AtomicBool>, Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
-        let (ended, counted, lost) = (stop.clone(), sent.clone(), failed.clone());
-        let thread = std::thread::spawn(move || {
-            while !ended.load(Ordering::SeqCst) {
-                counted.fetch_add(1, Ordering::SeqCst);
-                if get(address).is_none() {
-                    lost.fetch_add(1, Ordering::SeqCst);
+        let stop = Arc::<AtomicBool>::default();
+        let client = || {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let mut answers = Answers::default();
+                while !stop.load(Ordering::SeqCst) {
+                    answers.sent += 1;
+                    answers.failures.extend(try_get(address).err());
                 }
-            }
-        });
-        Self { stop, sent, failed, thread }
+                answers
+            })
+        };
+        Self { clients: (0..Self::CLIENTS).map(|_| client()).collect(), stop }
     }
 
-    /// (sent, failed)
-    fn stop(self) -> (u64, u64) {
+    /// How many were sent; fails the test when one was lost.
+    fn stop_without_loss(self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().unwrap();
-        (self.sent.load(Ordering::SeqCst), self.failed.load(Ordering::SeqCst))
+        let mut all = Answers::default();
+        for client in self.clients {
+            let answers = client.join().unwrap();
+            all.sent += answers.sent;
+            all.failures.extend(answers.failures);
+        }
+        println!("sent {} failed {}", all.sent, all.failures.len());
+        assert!(all.failures.is_empty(), "of {} requests failed: {:#?}", all.sent, all.failures);
+        all.sent
     }
 }
 
@@ -114,9 +130,8 @@ async fn the_death_of_the_daemon_is_noticed_by_nobody(mut rig: Rig) -> Rig {
         rig.all_passing().await;
     }
     for (what, load) in [("vip", load), ("port", published)] {
-        let (sent, failed) = load.stop();
-        println!("{what}: sent {sent} failed {failed}");
-        assert!(sent > 100 && failed == 0, "{what}: sent {sent} failed {failed}");
+        let sent = load.stop_without_loss();
+        assert!(sent > 100, "{what}: only {sent} requests");
     }
     assert_eq!(rig.pids(), pids);
     rig.stop(Shutdown::KeepContainers).await;
@@ -216,9 +231,8 @@ async fn a_stop_under_load_loses_no_request(mut rig: Rig) -> Rig {
         })
         .await;
     }
-    let (sent, failed) = load.stop();
-    println!("sent {sent} failed {failed}");
-    assert!(sent > 50 && failed == 0, "sent {sent} failed {failed}");
+    let sent = load.stop_without_loss();
+    assert!(sent > 50, "only {sent} requests");
     rig
 }
 

@@ -308,13 +308,22 @@ pub(crate) async fn eventually<T>(what: &str, found: impl Fn() -> Option<T>) -> 
 
 /// What a web server says, over a connection of its own.
 pub(crate) fn get(address: SocketAddr) -> Option<String> {
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER).ok()?;
-    stream.set_read_timeout(Some(ANSWER)).ok()?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    try_get(address).ok()
+}
+
+/// What a web server says, or the step that failed and after how long.
+pub(crate) fn try_get(address: SocketAddr) -> Result<String, String> {
+    let began = Instant::now();
+    let step = |what: &str, error: std::io::Error| format!("{what} after {:?}: {error}", began.elapsed());
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER).map_err(|error| step("connect", error))?;
+    stream.set_read_timeout(Some(ANSWER)).map_err(|error| step("set a timeout", error))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|error| step("send", error))?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    let (_, body) = text.split_once("\r\n\r\n")?;
-    (!body.is_empty()).then(|| body.trim().to_owned())
+    stream.read_to_string(&mut text).map_err(|error| step("receive", error))?;
+    match text.split_once("\r\n\r\n") {
+        Some((_, body)) if !body.is_empty() => Ok(body.trim().to_owned()),
+        _ => Err(format!("after {:?} the answer was only {text:?}", began.elapsed())),
+    }
 }
 
 pub(crate) fn web_vip() -> SocketAddr {
