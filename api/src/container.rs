@@ -111,6 +111,11 @@ pub enum PullPolicy {
     Always,
     /// Never; it must be loaded.
     Never,
+    /// At a deploy, when the answer of the last time is older than this.
+    Every {
+        /// Seconds.
+        seconds: u64,
+    },
 }
 
 /// Something mounted into the container.
@@ -378,6 +383,9 @@ pub struct PullProgress {
     pub total: Bytes,
     /// Layers unpacked and all layers.
     pub layers: (u32, u32),
+    /// Seconds that the registry asked to wait for, while that is what is done; else 0.
+    #[serde(default)]
+    pub waiting: u32,
 }
 
 #[cfg(test)]

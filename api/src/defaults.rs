@@ -36,6 +36,12 @@ pub const UPDATE_MONITOR: Duration = Duration::from_secs(5);
 pub const REVISIONS_KEPT: usize = 20;
 /// Time between two reports of a node.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A node that was not heard for this long is suspect: not ready.
+pub const SUSPECT_AFTER: Duration = Duration::from_secs(3);
+/// A one-off task with `--rm` is kept this long after its end, so that whoever waits for it learns how it ended.
+pub const RUN_KEPT: Duration = Duration::from_secs(10);
+/// Ended one-off tasks of a stack that are kept.
+pub const RUNS_KEPT: usize = 100;
 /// DNS time to live in seconds.
 pub const DNS_TTL_SECONDS: u32 = 5;
 /// Log bytes kept for a task.
@@ -48,8 +54,18 @@ pub const SHM_SIZE: Bytes = Bytes(64 << 20);
 pub const DEPLOY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Events and decisions are kept this long.
 pub const EVENTS_KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// Images that nothing needs are removed once this much of their disk is full, in per cent.
+pub const IMAGE_GC_HIGH_PERCENT: u8 = 80;
+/// Their removal, the least recently used first, ends when no more than this is full, in per cent.
+pub const IMAGE_GC_LOW_PERCENT: u8 = 70;
 /// Cluster address ranges, the first that overlaps no route of the host.
 pub const CLUSTER_CIDRS: [&str; 2] = ["10.192.0.0/10", "100.64.0.0/10"];
+/// Use of the disk that makes a node take away images that nothing needs, percent.
+pub const IMAGE_GC_FROM_PERCENT: u8 = 80;
+/// Use of the disk at which it stops doing so, percent.
+pub const IMAGE_GC_TO_PERCENT: u8 = 70;
+/// Where the daemon's configuration is.
+pub const CONFIG_FILE: &str = "/etc/carrack/config.toml";
 /// Where a node keeps its state.
 pub const STATE_DIR: &str = "/var/lib/carrack";
 /// Where a node keeps what a reboot may take.
@@ -82,11 +98,21 @@ pub fn table() -> Vec<(&'static str, String, &'static str)> {
         ("update.monitor", s(UPDATE_MONITOR), "a new task is watched before the next step"),
         ("revisions", REVISIONS_KEPT.to_string(), "kept per stack"),
         ("heartbeat", s(HEARTBEAT), "between reports of a node"),
+        ("suspect", s(SUSPECT_AFTER), "without a report until a node is not ready"),
+        ("runs", RUNS_KEPT.to_string(), "ended one-off tasks kept per stack"),
         ("dns.ttl", format!("{DNS_TTL_SECONDS}s"), "of names in the cluster"),
         ("logs.max", TASK_LOG_MAX.to_string(), "kept per task"),
         ("pids.max", PIDS_MAX.to_string(), "processes and threads per task"),
         ("shm.size", SHM_SIZE.to_string(), "of /dev/shm"),
+        ("image.gc.high", format!("{IMAGE_GC_HIGH_PERCENT}%"), "of the disk full: unused images go"),
+        ("image.gc.low", format!("{IMAGE_GC_LOW_PERCENT}%"), "of the disk full: no more of them go"),
         ("deploy.timeout", s(DEPLOY_TIMEOUT), "that deploy waits for a healthy stack"),
+        (
+            "images.gc",
+            format!("{IMAGE_GC_FROM_PERCENT}% to {IMAGE_GC_TO_PERCENT}%"),
+            "use of the disk between which images that nothing needs are taken away",
+        ),
+        ("config.file", CONFIG_FILE.into(), "the daemon's configuration"),
         ("state.dir", STATE_DIR.into(), "volumes, images, ledger, store"),
         ("runtime.dir", RUNTIME_DIR.into(), "socket, supervisors, secrets"),
     ]

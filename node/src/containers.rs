@@ -447,6 +447,7 @@ pub(crate) fn pull_progress(progress: Progress) -> PullProgress {
         done: Bytes(progress.received_bytes),
         total: Bytes(progress.total_bytes.unwrap_or(0)),
         layers: (progress.layers_done, progress.layers_total),
+        waiting: progress.waiting_seconds,
     }
 }
 

@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn preparing(name: &str, id: u64, done: u64) -> TaskStatus {
-        let progress = PullProgress { done: Bytes(done), total: Bytes(100), layers: (0, 1) };
+        let progress = PullProgress { done: Bytes(done), total: Bytes(100), layers: (0, 1), waiting: 0 };
         TaskStatus {
             state: TaskState::Preparing,
             health: Health::Unknown,

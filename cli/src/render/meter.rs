@@ -16,7 +16,7 @@ const FALLBACK_COLUMNS: usize = 80;
 pub(crate) struct Meter {
     live: bool,
     subject: String,
-    told: Option<u64>,
+    told: Option<(u64, bool)>,
 }
 
 impl Meter {
@@ -40,8 +40,9 @@ impl Meter {
                 u64::try_from(percent).unwrap_or(100) / PLAIN_STEP_PERCENT
             }
         };
-        if self.told != Some(step) {
-            self.told = Some(step);
+        let now = Some((step, progress.waiting > 0));
+        if self.told != now {
+            self.told = now;
             terminal::say(&text);
         }
     }

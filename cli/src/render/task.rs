@@ -63,13 +63,16 @@ pub(crate) fn detail(task: &TaskStatus) -> String {
 
 /// `image 12.3 MiB of 54 MiB, layer 2 of 5`.
 pub(crate) fn image_progress(progress: &PullProgress) -> String {
-    let PullProgress { done, total, layers } = progress;
+    let PullProgress { done, total, layers, waiting } = progress;
     let mut text = match total {
         Bytes(0) => format!("image {done}"),
         _ => format!("image {done} of {total}"),
     };
     if layers.1 > 0 {
         text.push_str(&format!(", {} of {} layers unpacked", layers.0, layers.1));
+    }
+    if *waiting > 0 {
+        text.push_str(&format!(", the registry asked to wait {waiting}s"));
     }
     text
 }
@@ -128,9 +131,11 @@ pub(crate) mod tests {
     fn a_task_says_what_it_is_about() {
         let task = passing("a/web.1", 1);
         assert_eq!((state(&task).as_str(), detail(&task).as_str()), ("passing", ""));
-        let pull = PullProgress { done: Bytes(1 << 20), total: Bytes(4 << 20), layers: (1, 3) };
+        let pull = PullProgress { done: Bytes(1 << 20), total: Bytes(4 << 20), layers: (1, 3), waiting: 0 };
         let task = TaskStatus { state: TaskState::Preparing, progress: Some(pull), ..task };
         assert_eq!(detail(&task), "image 1 MiB of 4 MiB, 1 of 3 layers unpacked");
+        let waits = PullProgress { waiting: 7, ..Default::default() };
+        assert_eq!(image_progress(&waits), "image 0 B, the registry asked to wait 7s");
     }
 
     #[test]

@@ -180,6 +180,12 @@ pub enum Error {
         /// The failure and its causes.
         reason: String,
     },
+    /// What was configured about registries cannot be used.
+    #[error("the registry configuration is invalid: {reason}")]
+    RegistryConfig {
+        /// What is wrong, by the setting's name; no secret.
+        reason: String,
+    },
     /// Another caller's pull of the same image, which this one waited for, failed.
     #[error("the pull of {image} that this one joined failed: {reason}")]
     Joined {

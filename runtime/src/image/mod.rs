@@ -42,6 +42,7 @@ pub use error::{Error, Result};
 pub use load::{LoadOptions, LoadedImage};
 pub use progress::{Progress, ProgressSink};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, ImageReference, ReferenceError};
+pub use registry::{HostConfig, MAX_MIRRORS, RegistryConfig};
 pub use store::{Image, ImageStore, Layer, Removed, ShortLayers, StoreOptions};
 pub use tree::RootTree;
 pub use user::{ResolvedUser, resolve_user};

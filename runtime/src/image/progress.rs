@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How far a load or pull has come; values only rise.
+/// How far a load or pull has come; bytes and layers only rise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes received so far (compressed); content already present counts as received.
@@ -14,6 +14,8 @@ pub struct Progress {
     pub layers_done: u32,
     /// Layers of the image or images; 0 while unknown.
     pub layers_total: u32,
+    /// Seconds that the registry asked to wait for, while that is what is done; else 0.
+    pub waiting_seconds: u32,
 }
 
 /// Receives progress; called often and from several threads, so it must be quick.
@@ -46,12 +48,20 @@ pub(crate) struct Meter {
     total: AtomicU64,
     layers_done: AtomicU64,
     layers_total: AtomicU64,
+    waiting: AtomicU64,
 }
 
 impl Meter {
     pub(crate) fn new(sink: ProgressSink) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { sink, received: zero(), total: zero(), layers_done: zero(), layers_total: zero() }
+        Self {
+            sink,
+            received: zero(),
+            total: zero(),
+            layers_done: zero(),
+            layers_total: zero(),
+            waiting: zero(),
+        }
     }
 
     pub(crate) fn received(&self, bytes: u64) {
@@ -70,6 +80,12 @@ impl Meter {
         self.report();
     }
 
+    /// Says that the registry asked to wait, or with 0 that the wait is over.
+    pub(crate) fn waiting(&self, seconds: u64) {
+        self.waiting.store(seconds, Ordering::Relaxed);
+        self.report();
+    }
+
     fn report(&self) {
         let count = |value: &AtomicU64| u32::try_from(value.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         let total = self.total.load(Ordering::Relaxed);
@@ -78,6 +94,7 @@ impl Meter {
             total_bytes: (total > 0).then_some(total),
             layers_done: count(&self.layers_done),
             layers_total: count(&self.layers_total),
+            waiting_seconds: count(&self.waiting),
         });
     }
 }

@@ -19,6 +19,7 @@ use super::disk::{create_private_dir, read_dir, remove_tree, tree_bytes};
 use super::error::{Error, Result, io_error};
 use super::index::{ImageRecord, Index, NameRecord};
 use super::reference::ImageReference;
+use super::registry::RegistryConfig;
 use super::session::Session;
 use super::unpack::{Limits, Slots};
 
@@ -33,11 +34,17 @@ pub struct StoreOptions {
     pub helper: PathBuf,
     /// What one layer may hold at most.
     pub limits: Limits,
+    /// How registries are reached.
+    pub registries: RegistryConfig,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { helper: PathBuf::from("/proc/self/exe"), limits: Limits::default() }
+        Self {
+            helper: PathBuf::from("/proc/self/exe"),
+            limits: Limits::default(),
+            registries: RegistryConfig::default(),
+        }
     }
 }
 
@@ -134,6 +141,7 @@ pub struct Removed {
 impl ImageStore {
     /// Opens or creates the store at `dir` and sweeps what a crash left behind.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self> {
+        options.registries.check()?;
         create_private_dir(dir)?;
         let dir = dir.canonicalize().map_err(io_error("open", dir))?;
         let lock_path = dir.join("lock");

@@ -4,6 +4,7 @@
 //! to the other, and credentials never follow a redirect to another host.
 
 mod challenge;
+mod config;
 mod connect;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MAX_MANIFEST_BYTES, OCI_IND
 use super::reference::{DEFAULT_REGISTRY, ImageReference};
 use crate::error::chain;
 use challenge::Challenge;
+pub use config::{HostConfig, MAX_MIRRORS, RegistryConfig};
 use connect::HttpClient;
 
 /// Where `docker.io` really is.
