@@ -1,12 +1,14 @@
 //! The vocabulary of Carrack: ids, specs, states, units, HTTP bodies, validation.
 //!
 //! Owns the words that the parts of Carrack say to each other, on the wire and on disk, and the client that speaks them.
-//! Does no IO outside its `client` module and decides nothing: decisions are the scheduler's and the node's.
+//! Does no IO outside its `client` module (and `fail`, when armed) and decides nothing: decisions are the scheduler's and
+//! the node's.
 
 #[cfg(feature = "client")]
 pub mod client;
 pub mod container;
 pub mod defaults;
+pub mod fail;
 pub mod http;
 pub mod id;
 pub mod session;
