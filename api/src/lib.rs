@@ -15,7 +15,9 @@ pub mod session;
 pub mod spec;
 pub mod state;
 pub mod stream;
+pub mod transfer;
 pub mod units;
+pub mod upkeep;
 pub mod validate;
 
 pub use container::*;
@@ -24,4 +26,6 @@ pub use id::*;
 pub use session::*;
 pub use spec::*;
 pub use state::*;
+pub use transfer::*;
 pub use units::{Bytes, MilliCpus, Timestamp, human_duration};
+pub use upkeep::*;

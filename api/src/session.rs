@@ -131,6 +131,35 @@ pub enum NodeRequest {
         /// The program.
         exec: crate::http::ExecRequest,
     },
+    /// Joins the streams of a task's container. Messages: [`crate::AttachEvent`]. Done: [`crate::http::ExecResult`].
+    Attach {
+        /// The task; its current run, or the one that comes.
+        task: TaskId,
+        /// What is joined.
+        attach: crate::AttachRequest,
+    },
+    /// A file or directory of a running task as a tar archive in `Data` frames. Message, first: [`crate::CopiedFile`]. Done:
+    /// [`crate::Copied`].
+    CopyOut {
+        /// The task.
+        task: TaskId,
+        /// What is copied.
+        copy: crate::CopyOut,
+    },
+    /// Reads a tar archive from `Data` frames up to an empty one into a running task. Done: [`crate::Copied`].
+    CopyIn {
+        /// The task.
+        task: TaskId,
+        /// Where it goes.
+        copy: crate::CopyIn,
+    },
+    /// What a name is here. Done: list of [`crate::DnsAnswer`].
+    DnsLookup {
+        /// The name or address.
+        name: String,
+        /// As this task sees it; `None` is the host and every network.
+        from: Option<TaskId>,
+    },
     /// Log records as `Message` frames of [`crate::http::LogRecord`], merged in order of time over the tasks. Done: null.
     Logs {
         /// The tasks, ended ones included.
@@ -164,6 +193,28 @@ pub enum NodeRequest {
     ImageRemove {
         /// Name or digest.
         reference: String,
+    },
+    /// An image in full. Done: [`crate::ImageDetails`].
+    ImageInspect {
+        /// Name, digest or id.
+        reference: String,
+    },
+    /// Gives an image one more name. Done: `HeldImage`.
+    ImageTag {
+        /// The image and its new name.
+        tag: crate::TagImage,
+    },
+    /// Images as an OCI layout in a tar archive, in `Data` frames. Done: null.
+    ImageSave {
+        /// Names, digests or ids.
+        references: Vec<String>,
+    },
+    /// Takes away images that nobody needs. Done: [`crate::PrunedImages`].
+    ImagePrune {
+        /// Which.
+        prune: crate::PruneImages,
+        /// Digests and normalised names that stacks and tasks need.
+        needed: BTreeSet<String>,
     },
     /// Volumes on this node. Done: list of [`crate::http::VolumeStatus`].
     VolumeList,

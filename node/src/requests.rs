@@ -2,6 +2,7 @@
 //!
 //! Owns the answers. What runs is read from the newest report, what is wanted from the assignment; nothing here changes either.
 
+mod attach;
 mod exec;
 mod images;
 mod logs;
@@ -115,6 +116,16 @@ impl Desk {
                 self.exec(task, view.running(task)?, exec, asker, answer).await
             }
             NodeRequest::Logs { tasks, query } => self.logs(tasks, query, asker, answer).await,
+            NodeRequest::Attach { task, attach } => self.attach(task, attach, asker, answer).await,
+            NodeRequest::CopyOut { .. }
+            | NodeRequest::CopyIn { .. }
+            | NodeRequest::DnsLookup { .. }
+            | NodeRequest::ImageInspect { .. }
+            | NodeRequest::ImageTag { .. }
+            | NodeRequest::ImageSave { .. }
+            | NodeRequest::ImagePrune { .. } => {
+                Err(Problem::new(501, "unsupported", "this node cannot do that"))
+            }
             NodeRequest::ImageLoad => self.image_load(asker, answer).await,
             NodeRequest::ImagePull { reference, credentials } => {
                 self.image_pull(&reference, credentials.as_ref(), asker, answer).await

@@ -40,6 +40,7 @@ pub(crate) struct KeepState {
     stdout: Option<RawFd>,
     stderr: Option<RawFd>,
     stdin: Option<RawFd>,
+    close_stdin: Option<RawFd>,
     report: RawFd,
     log: RawFd,
     memory: MemoryWatchFds,
@@ -74,11 +75,18 @@ impl KeepState {
             stdout,
             stderr,
             stdin,
+            close_stdin: None,
             report: child::leave_open(started.report)?,
             log: child::leave_open(log)?,
             memory: MemoryWatch::open(cgroup).into_fds()?,
             kill_cgroup: host_pid.then(|| cgroup.path().to_owned()),
         })
+    }
+
+    /// The same with what tells it to close the container's stdin.
+    pub(crate) fn with_close_stdin(mut self, close: Option<OwnedFd>) -> io::Result<Self> {
+        self.close_stdin = close.map(child::leave_open).transpose()?;
+        Ok(self)
     }
 
     /// Becomes the keeper; returns only when that fails.
@@ -124,7 +132,9 @@ struct Keeper {
     memory: MemoryWatch,
     kill_cgroup: Option<String>,
     buffer: Vec<u8>,
-    _stdin: Option<OwnedFd>,
+    /// Held open for those who attach, until `close_stdin` is readable.
+    stdin: Option<OwnedFd>,
+    close_stdin: Option<OwnedFd>,
 }
 
 impl Keeper {
@@ -152,7 +162,8 @@ impl Keeper {
             memory: MemoryWatch::from_fds(state.memory),
             kill_cgroup: state.kill_cgroup,
             buffer: vec![0; FRAME_HEADER_BYTES + FRAME_MAX_BYTES],
-            _stdin: state.stdin.map(child::take_fd),
+            stdin: state.stdin.map(child::take_fd),
+            close_stdin: state.close_stdin.map(child::take_fd),
         }
     }
 
@@ -179,21 +190,25 @@ impl Keeper {
 
     /// One `poll`; true when the first process has ended.
     fn round(&mut self, pidfd: BorrowedFd<'_>) -> bool {
-        let (ended, readable) = {
+        let (ended, close, readable) = {
             let mut fds = vec![PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
             fds.extend(self.streams.iter().map(|(fd, _)| PollFd::new(fd, PollFlags::IN)));
+            let streams = 1..fds.len();
+            fds.extend(self.close_stdin.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
             match poll(&mut fds, None) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => return false,
                 // Nothing sensible is left to wait with; the blocking wait is.
                 Err(_) => return true,
             }
-            let readable: Vec<usize> = (1..fds.len())
-                .filter(|index| !fds[*index].revents().is_empty())
-                .map(|index| index - 1)
-                .collect();
-            (!fds[0].revents().is_empty(), readable)
+            let close = fds.get(streams.end).is_some_and(|fd| !fd.revents().is_empty());
+            let readable: Vec<usize> =
+                streams.filter(|index| !fds[*index].revents().is_empty()).map(|index| index - 1).collect();
+            (!fds[0].revents().is_empty(), close, readable)
         };
+        if close {
+            (self.stdin, self.close_stdin) = (None, None);
+        }
         for index in readable.into_iter().rev() {
             if !self.copy(index) {
                 self.streams.remove(index);

@@ -33,5 +33,5 @@ pub use error::{ExecError, RuntimeError, StartError};
 pub use exec::ExecSession;
 pub use log::{LogLine, LogQuery, LogReader, LogStream};
 pub use request::*;
-pub use runtime::{Runtime, RuntimeConfig};
+pub use runtime::{Runtime, RuntimeConfig, Streams};
 pub use volume::{VolumeInfo, VolumeStore};

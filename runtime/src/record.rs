@@ -142,6 +142,10 @@ pub struct SupervisorRecord {
     pub cgroup: String,
     /// Descriptor in the supervisor: write end of stdin or master of the terminal.
     pub stdin_fd: Option<i32>,
+    /// Descriptor of an eventfd in the supervisor; what is written to it closes the container's stdin. Absent with a terminal,
+    /// without stdin, and of supervisors of older versions.
+    #[serde(default)]
+    pub close_stdin_fd: Option<i32>,
     /// The descriptor is a terminal.
     pub tty: bool,
     /// What was only partly given.

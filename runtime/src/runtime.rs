@@ -50,6 +50,15 @@ pub struct RuntimeConfig {
     pub exe: Option<PathBuf>,
 }
 
+/// The standard streams of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streams {
+    /// They are a terminal.
+    pub tty: bool,
+    /// It takes input.
+    pub stdin: bool,
+}
+
 /// The containers of one node.
 #[derive(Debug)]
 pub struct Runtime {
@@ -425,12 +434,37 @@ impl Runtime {
     pub fn attach_stdin(&self, id: &RunId) -> Result<OwnedFd, RuntimeError> {
         let record = self.record(id)?;
         let fd = record.stdin_fd.ok_or_else(|| RuntimeError::NoStdin(id.clone()))?;
+        self.take(id, &record, fd)
+    }
+
+    /// A descriptor of a run's supervisor.
+    fn take(&self, id: &RunId, record: &SupervisorRecord, fd: i32) -> Result<OwnedFd, RuntimeError> {
         let pid = record.supervisor.pid;
         let fail = |source| RuntimeError::Process { what: "take a descriptor of", pid, source };
         let pidfd =
             record.supervisor.open().map_err(fail)?.ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
         rustix::process::pidfd_getfd(&pidfd, fd, rustix::process::PidfdGetfdFlags::empty())
             .map_err(|error| fail(error.into()))
+    }
+
+    /// Closes the container's stdin, for everybody who attached, once they have let their ends go. A terminal's input ends by
+    /// a character: [`RuntimeError::NoStdin`].
+    pub fn close_stdin(&self, id: &RunId) -> Result<(), RuntimeError> {
+        let record = self.record(id)?;
+        let fd = record.close_stdin_fd.ok_or_else(|| RuntimeError::NoStdin(id.clone()))?;
+        let close = self.take(id, &record, fd)?;
+        let pid = record.supervisor.pid;
+        rustix::io::write(&close, &1_u64.to_ne_bytes()).map(drop).map_err(|error| RuntimeError::Process {
+            what: "close standard input in",
+            pid,
+            source: error.into(),
+        })
+    }
+
+    /// Whether a run has a terminal, and whether it takes input.
+    pub fn streams(&self, id: &RunId) -> Result<Streams, RuntimeError> {
+        let record = self.record(id)?;
+        Ok(Streams { tty: record.tty, stdin: record.stdin_fd.is_some() })
     }
 
     /// Sets the size of the container's terminal.

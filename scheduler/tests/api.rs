@@ -100,6 +100,14 @@ async fn answer(stream: DuplexStream, request: NodeRequest) {
         NodeRequest::VolumeList => Frame::done(&serde_json::json!([])).unwrap(),
         NodeRequest::TaskInspect { task } => Frame::done(&serde_json::json!({ "bundle": task })).unwrap(),
         NodeRequest::ImageRemove { .. } | NodeRequest::VolumeRemove { .. } => Frame::Done(b"null".to_vec()),
+        NodeRequest::Attach { .. }
+        | NodeRequest::CopyOut { .. }
+        | NodeRequest::CopyIn { .. }
+        | NodeRequest::DnsLookup { .. }
+        | NodeRequest::ImageInspect { .. }
+        | NodeRequest::ImageTag { .. }
+        | NodeRequest::ImageSave { .. }
+        | NodeRequest::ImagePrune { .. } => Frame::Problem(Problem::new(501, "unsupported", "not here")),
     };
     // The asker may be gone.
     let _ = write_frame(&mut write, &last).await;

@@ -18,7 +18,7 @@ use crate::fds::{AsyncFile, Signal};
 /// Bytes of output in one frame.
 const CHUNK_BYTES: usize = 32 << 10;
 /// Pieces of input that may wait for the command to read them.
-const INPUT_MAX: usize = 16;
+pub(super) const INPUT_MAX: usize = 16;
 /// How long output is awaited after the end of a command whose children hold its pipes open.
 const OUTPUT_LINGER: Duration = Duration::from_secs(1);
 
@@ -171,7 +171,7 @@ async fn pump(from: Arc<AsyncFile>, answer: Answer, frame: MakeFrame) {
     }
 }
 
-async fn feed(to: Arc<AsyncFile>, mut input: mpsc::Receiver<Vec<u8>>) {
+pub(super) async fn feed(to: Arc<AsyncFile>, mut input: mpsc::Receiver<Vec<u8>>) {
     while let Some(bytes) = input.recv().await {
         if to.write_all(&bytes).await.is_err() {
             return;

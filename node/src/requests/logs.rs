@@ -119,6 +119,7 @@ impl Merger {
             stream: None,
             run: None,
             follow: query.follow,
+            raw: false,
         };
         let source = |task: &TaskId| Source { task: *task, reader: None, lines: VecDeque::new() };
         let until_ns = query.until.map(|at| at.0.saturating_mul(NS_PER_MS));

@@ -33,6 +33,8 @@ pub struct LogQuery {
     pub run: Option<u32>,
     /// [`LogReader`] does not end at the end of what is written.
     pub follow: bool,
+    /// Not lines, but the bytes as they were read of the container, in their order. A `tail` other than 0 counts pieces then.
+    pub raw: bool,
 }
 
 /// Where a line came from.
@@ -251,6 +253,11 @@ impl LogReader {
 
     fn take(&mut self, run: u32, kind: FrameKind, time_ns: u64, payload: &[u8]) {
         let Some(stream) = kind.stream() else { return self.flush_partial() };
+        if self.query.raw {
+            // Handed on as it is: nothing of it is ever part of a later line.
+            self.partial.insert(stream, LogLine { run, stream, time_ns, text: payload.to_vec() });
+            return self.end_line(stream);
+        }
         for part in payload.split_inclusive(|byte| *byte == b'\n') {
             let line = self.partial.entry(stream).or_insert_with(|| LogLine {
                 run,
@@ -268,7 +275,7 @@ impl LogReader {
 
     fn end_line(&mut self, stream: LogStream) {
         let Some(mut line) = self.partial.remove(&stream) else { return };
-        if line.text.last() == Some(&b'\n') {
+        if !self.query.raw && line.text.last() == Some(&b'\n') {
             line.text.pop();
         }
         let wanted = self.query.stream.is_none_or(|wanted| wanted == stream)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -116,6 +117,14 @@ impl Stdio {
         match self {
             Self::Terminal(master) => Some(master.as_raw_fd()),
             Self::Pipes { stdin, .. } => stdin.as_ref().map(AsRawFd::as_raw_fd),
+        }
+    }
+
+    /// What tells the keeper to close an open stdin; a terminal is told by a character.
+    pub(crate) fn close_stdin(&self) -> io::Result<Option<OwnedFd>> {
+        match self {
+            Self::Pipes { stdin: Some(_), .. } => Ok(Some(eventfd(0, EventfdFlags::CLOEXEC)?)),
+            Self::Pipes { stdin: None, .. } | Self::Terminal(_) => Ok(None),
         }
     }
 }

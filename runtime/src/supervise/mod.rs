@@ -125,6 +125,7 @@ impl Supervisor {
             stop_signal: libc::SIGTERM,
             cgroup: cgroups.run(&launch.request.id).path().to_owned(),
             stdin_fd: None,
+            close_stdin_fd: None,
             tty: launch.request.spec.tty,
             warnings: Vec::new(),
         };
@@ -186,6 +187,9 @@ impl Supervisor {
         let container = create::create(&self.run, request, &bundle, program, own_exe)?;
         self.record.init = Some(container.init);
         self.record.stdin_fd = container.stdio.stdin_fd();
+        let close_stdin =
+            container.stdio.close_stdin().map_err(system("make a way to close standard input"))?;
+        self.record.close_stdin_fd = close_stdin.as_ref().map(AsRawFd::as_raw_fd);
         write_json(&self.run.supervisor(), &self.record).map_err(system("write the supervisor's record"))?;
         let log = rustix::fs::open(
             self.launch.layout.log(&request.id.task),
@@ -197,6 +201,7 @@ impl Supervisor {
         self.record.started = true;
         write_json(&self.run.supervisor(), &self.record).map_err(system("write the supervisor's record"))?;
         let keep = KeepState::new(&self.run, request, started, log, &cgroup)
+            .and_then(|keep| keep.with_close_stdin(close_stdin))
             .map_err(system("hand over to the keeper"))?;
         drop(netns);
         for lock in locks {
