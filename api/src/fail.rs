@@ -27,6 +27,8 @@ pub struct Step {
     pub name: &'static str,
     /// Where it is passed.
     pub process: Process,
+    /// Whether it can be made to fail; else only `kill` and `pause` mean something.
+    pub fails: bool,
     /// What is about to happen, or has just happened.
     pub what: &'static str,
 }
@@ -49,12 +51,117 @@ pub enum Process {
 }
 
 const fn step(name: &'static str, process: Process, what: &'static str) -> Step {
-    Step { name, process, what }
+    Step { name, process, fails: true, what }
+}
+
+/// A step at which nothing can go wrong but the end of the process.
+const fn sure(name: &'static str, process: Process, what: &'static str) -> Step {
+    Step { name, process, fails: false, what }
 }
 
 /// All steps, in the order in which they are passed.
-pub const STEPS: &[Step] =
-    &[step("identity.1-write", Process::Daemon, "the node's new identity is about to be written")];
+pub const STEPS: &[Step] = {
+    use Process::*;
+    &[
+        step("store.1-create", Daemon, "the first log is written beside its place and not renamed yet"),
+        step("store.2-append", Daemon, "a group of transactions is about to be appended"),
+        step("store.3-sync", Daemon, "it is appended and not synced yet"),
+        sure("store.4-answer", Daemon, "it is durable and nobody has been told yet"),
+        step("store.5-snapshot", Daemon, "the log is about to be folded into a snapshot"),
+        step("store.6-snapshot-rename", Daemon, "the new snapshot is synced and not renamed yet"),
+        step("store.7-log", Daemon, "the new snapshot is in its place, the old log still in its"),
+        step("store.8-log-rename", Daemon, "the new log is synced and not renamed yet"),
+        step("store.9-reopen", Daemon, "both are in their places, the new log is not open yet"),
+        step("events.1-append", Daemon, "events are about to be appended"),
+        sure("events.2-appended", Daemon, "they are appended and nobody has been told yet"),
+        step("identity.1-write", Daemon, "the node's identity is about to be written"),
+        step("identity.2-rename", Daemon, "it is synced and not renamed yet"),
+        step(
+            "template.1-make",
+            Template,
+            "the mount namespace that supervisors start from is about to be made",
+        ),
+        step("ledger.1-assignment", Daemon, "the assignment is about to be written to the ledger"),
+        step("ledger.2-assignment-rename", Daemon, "it is synced and not renamed yet"),
+        step("ledger.3-tasks", Daemon, "the facts of the tasks are about to be written"),
+        step("ledger.4-tasks-rename", Daemon, "they are synced and not renamed yet"),
+        sure("ledger.5-written", Daemon, "the ledger is written and no step that waits for it goes on yet"),
+        step("network.1-open", Daemon, "the host's network is about to be taken"),
+        sure("network.2-opened", Daemon, "it is taken, what runs is not wired again yet"),
+        sure("network.3-rewired", Daemon, "what runs is wired again, links of nobody are not removed yet"),
+        step("network.4-reserve", Daemon, "published ports are about to be reserved"),
+        step("network.5-tables", Daemon, "ports are reserved, the tables are not changed yet"),
+        step("network.6-names", Daemon, "the tables are changed, names are not published yet"),
+        sure("network.7-published", Daemon, "names are published, the loop has not heard of it yet"),
+        step("dataplane.1-serve", DataPlane, "the data plane has its sockets and serves nothing yet"),
+        step("dataplane.2-ready", DataPlane, "it serves and cannot be asked for anything yet"),
+        step("dataplane.3-load", DataPlane, "it is about to load a published snapshot"),
+        step("unpack.1-confine", Unpack, "the child that unpacks a layer is about to confine itself"),
+        sure("create.1-assigned", Daemon, "an assignment was accepted and is not remembered yet"),
+        step("create.2-namespace", Daemon, "a network namespace is about to be made"),
+        step("create.3-link", Daemon, "it is made, its link is not"),
+        step("create.4-inner", Daemon, "the link pair is made and its inner end not configured"),
+        step("create.5-mark", Daemon, "the inner end is configured, the link is not marked as ours"),
+        step("create.6-route", Daemon, "the link is complete, the route to it is missing"),
+        sure("create.7-wired", Daemon, "a task is wired and its namespace is not kept yet"),
+        sure("create.8-number", Daemon, "the number of a run is in the ledger, the run is not begun"),
+        step("create.9-directories", Daemon, "the directories of the run are about to be made"),
+        step("create.10-request", Daemon, "they are made, the request is not written"),
+        step("create.11-spawn", Daemon, "the request is written, the supervisor is not started"),
+        step("create.12-record", Supervisor, "the supervisor is in its cgroup and has not said who it is"),
+        step(
+            "create.13-sources",
+            Supervisor,
+            "it has said who it is, layers are not locked nor sources opened",
+        ),
+        step("create.14-namespace", Supervisor, "it is about to enter its mount namespace"),
+        step("create.15-cgroup", Supervisor, "it is about to make the container's cgroup"),
+        step("create.16-rootfs", Supervisor, "the cgroup is made, nothing is mounted"),
+        step("create.17-mounts", Supervisor, "the overlay is mounted, nothing is mounted into it"),
+        step("create.18-bundle", Supervisor, "everything is mounted, the bundle is not written"),
+        step("create.19-container", Supervisor, "the bundle is written, there is no container"),
+        step("create.20-created", Supervisor, "the container's first process waits and is not recorded"),
+        step("start.1-start", Supervisor, "the first process is recorded and still waits"),
+        step("start.2-started", Supervisor, "the program runs and that is not recorded"),
+        step("start.3-answer", Supervisor, "it is recorded and the daemon not told"),
+        step("start.4-keep", Supervisor, "the daemon is told, the keeper is not begun"),
+        sure("start.5-keeper", Supervisor, "the keeper begins"),
+        sure("start.6-heard", Daemon, "the daemon has heard of the start, its loop has not"),
+        sure("start.7-watched", Daemon, "the loop has heard of it and awaits the end of the run"),
+        step("log.1-file", Supervisor, "a log file is about to be opened"),
+        step("log.2-frame", Supervisor, "a frame of output is about to be written"),
+        sure(
+            "end.1-reaped",
+            Supervisor,
+            "the first process has ended, what is left in the pipes is not read",
+        ),
+        sure("end.2-record", Supervisor, "the exit record is about to be written"),
+        sure("end.3-recorded", Supervisor, "it is written and the supervisor still lives"),
+        sure("end.4-heard", Daemon, "the daemon has heard of an end and not yet killed what is left"),
+        sure("end.5-told", Daemon, "its loop has heard of the end and not yet decided what follows"),
+        sure("stop.1-withdraw", Daemon, "a task is about to be taken out of the tables"),
+        sure("stop.2-drain", Daemon, "it is out of them, its connections are about to be counted"),
+        step("stop.3-forget", Daemon, "no connection is left, its flows are about to be forgotten"),
+        step("stop.4-signal", Daemon, "the stop signal is about to be sent"),
+        sure("stop.5-signalled", Daemon, "it is sent and the loop has not heard of it"),
+        step("stop.6-kill", Daemon, "the grace is over, the run is about to be killed"),
+        sure("stop.7-killed", Daemon, "it is killed and the loop has not heard of it"),
+        step("remove.1-run", Daemon, "an ended run is about to be removed"),
+        step("remove.2-cgroup", Daemon, "nothing of it lives, its cgroup is about to be removed"),
+        step("remove.3-layer", Daemon, "the cgroup is gone, the writable layer is not"),
+        step("remove.4-directory", Daemon, "the writable layer is gone, the run's directory is not"),
+        sure("remove.5-removed", Daemon, "the run is gone and the loop has not heard of it"),
+        step("remove.6-unlink", Daemon, "a task's link is about to be removed"),
+        step("remove.7-routes", Daemon, "the link is gone, what led to it is not"),
+        sure("remove.8-unwired", Daemon, "it is gone, the namespace is still held"),
+        step("remove.9-task", Daemon, "what a task leaves is about to be removed"),
+        step("remove.10-volumes", Daemon, "its runs are gone, its anonymous volumes are not"),
+        sure("remove.11-removed", Daemon, "everything is gone and the loop has not heard of it"),
+        step("exec.1-enter", Exec, "the child that runs a command is about to enter the container's mounts"),
+        step("exec.2-start", Exec, "it is about to start the command"),
+        sure("exec.3-told", Exec, "the command runs and the daemon has not heard of it"),
+    ]
+};
 
 /// What a step that is armed does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +201,12 @@ pub enum FailError {
     Unknown {
         /// What was found.
         name: String,
+    },
+    /// Nothing can go wrong at the step.
+    #[error("{VARIABLE}: nothing can fail at {name}; use {name}:kill or {name}:pause")]
+    Sure {
+        /// The step.
+        name: &'static str,
     },
     /// Too many steps.
     #[error("{VARIABLE}: more than {ARMED_MAX} steps")]
@@ -136,11 +249,10 @@ pub fn point(name: &'static str) -> io::Result<()> {
     }
 }
 
-/// As [`point`], at a place where nothing can fail: what `error` asks for is a kill there.
-pub fn point_of_no_error(name: &'static str) {
-    if point(name).is_err() {
-        end(rustix::process::Signal::KILL);
-    }
+/// As [`point`], at a place where nothing can fail.
+pub fn pass(name: &'static str) {
+    // Steps that are listed so cannot be armed with an error.
+    let _ = point(name);
 }
 
 impl Plan {
@@ -204,6 +316,9 @@ fn parse_one(text: &str) -> Result<Armed, FailError> {
     };
     let known = STEPS.iter().find(|step| step.name == name);
     let known = known.ok_or_else(|| FailError::Unknown { name: name.to_owned() })?;
+    if effect == Effect::Error && !known.fails {
+        return Err(FailError::Sure { name: known.name });
+    }
     Ok(Armed { step: known.name, effect, left: AtomicU32::new(pass) })
 }
 
@@ -227,7 +342,7 @@ mod tests {
     #[test]
     fn what_is_no_step_and_effect_is_refused() {
         let name = STEPS[0].name;
-        for text in ["x", "identity.1-write:die", "identity.1-write@0:kill", "identity.1-write@x:kill"] {
+        for text in ["x", "store.2-append:die", "store.2-append@0:kill", "store.4-answer:error"] {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse(&vec![format!("{name}:kill"); ARMED_MAX + 1].join(",")).is_err());
