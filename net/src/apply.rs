@@ -60,6 +60,9 @@ impl Applier<'_> {
                 None => Ok(()),
             },
             Op::SetRoute { destination, route } => {
+                if matches!(&route.hop, Hop::Link(name) if name != "lo") {
+                    at("create.6-route")?;
+                }
                 let link = self.link_of(route)?;
                 self.links.set_route(*destination, route, link)
             }
@@ -133,11 +136,14 @@ impl Applier<'_> {
             mtu: self.wanted.mtu,
             netns,
         };
+        at("create.3-link")?;
         self.links.create_veth(&new)?;
+        at("create.4-inner")?;
         let index = self.index_of(name)?.ok_or_else(|| self.missing_link(name))?;
         if !container::configure(netns, endpoint.address, index)? {
             return Err(self.missing_link(name));
         }
+        at("create.5-mark")?;
         self.links.set_link(name, index, Some(&link.alias))
     }
 
@@ -160,6 +166,12 @@ impl Applier<'_> {
         let detail = "the link is not there, or its namespace is gone".to_owned();
         NetError::Answer { action: format!("use link {name}"), detail }
     }
+}
+
+/// A fail point as a step that the kernel refuses.
+pub(crate) fn at(step: &'static str) -> Result<(), NetError> {
+    carrack_api::fail::point(step)
+        .map_err(|source| NetError::Refused { action: format!("pass {step}"), source })
 }
 
 pub(crate) fn write_sysctl(path: &str, value: &str) -> Result<(), NetError> {

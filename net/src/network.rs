@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 
-use crate::apply::Applier;
+use crate::apply::{Applier, at};
 use crate::conntrack::{self, Flow, FlowCount};
 use crate::container;
 use crate::error::NetError;
@@ -315,7 +315,9 @@ impl State {
     fn remove_endpoint(&mut self, key: &EndpointKey) -> Result<(), NetError> {
         self.wanted.endpoints.remove(key);
         self.namespaces.remove(key);
+        at("remove.6-unlink")?;
         self.unlink(&link_name(key))?;
+        at("remove.7-routes")?;
         self.converge().map(drop)
     }
 

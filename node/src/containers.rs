@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use carrack_api::{
     Bytes, ContainerSpec, Exit, HealthTest, Healthcheck, HeldImage, PullPolicy, PullProgress,
-    RegistryCredentials, TaskId, Timestamp, Usage,
+    RegistryCredentials, TaskId, Timestamp, Usage, fail,
 };
 use carrack_net::dns::{ResolvOptions, resolv_conf};
 use carrack_runtime::error::chain;
@@ -254,6 +254,7 @@ impl Engine for Containers {
         let exit = self
             .clone()
             .blocking(move |this| {
+                fail::pass("end.4-heard");
                 // What the first process left behind goes before anyone may start the next run.
                 this.shared.runtime.kill(&id)?;
                 lock(&this.shared.samplers).remove(&(task, run));

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrack_api::defaults::HEARTBEAT;
+use carrack_api::fail;
 use carrack_api::{
     AddressPlan, Assignment, ClusterId, Desired, NodeInfo, NodeReport, PortConflict, TaskId, TaskNetwork,
     Timestamp,
@@ -250,6 +251,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
                     self.cluster = Some(new.cluster.clone());
                 }
                 tracing::debug!(epoch = new.epoch, generation = new.generation, "following an assignment");
+                fail::pass("create.1-assigned");
                 self.lasting = Some(new.clone());
                 self.assigned = Some(new);
                 self.changed();
@@ -366,10 +368,12 @@ impl<E: Engine, N: Network> Driver<E, N> {
             let network = &workers.network;
             let result = match network.open(&addresses).await {
                 Ok(()) => {
+                    fail::pass("network.2-opened");
                     let mut wired = Vec::with_capacity(running.len());
                     for (task, address, pid) in running {
                         wired.push((task, network.wire(task, address, Some(pid)).await));
                     }
+                    fail::pass("network.3-rewired");
                     network.settle().await;
                     Ok(wired)
                 }
@@ -415,6 +419,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
             Action::Clean => self.workers.clean(task, false),
             Action::Forget => self.workers.clean(task, true),
             Action::Withdraw(cause) => {
+                fail::pass("stop.1-withdraw");
                 let version = self.network.version + 1;
                 self.network.bump = true;
                 facts.stopping = Some(Stopping { cause, phase: StopPhase::Withdrawn { version, at: now } });
@@ -519,6 +524,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
 
     /// The newest run of a task has ended: what follows is decided here.
     fn run_ended(&mut self, task: TaskId, exit: carrack_api::Exit, end: End) {
+        fail::pass("end.5-told");
         let now = self.clock.now();
         for handles in [&mut self.under_way.probes, &mut self.under_way.watches] {
             if let Some(handle) = handles.remove(&task) {

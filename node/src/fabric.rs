@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use carrack_api::{AddressPlan, PortConflict, Protocol, TaskId};
+use carrack_api::{AddressPlan, PortConflict, Protocol, TaskId, fail};
 use carrack_net::dataplane::{DataPlane, DataPlaneConfig};
 use carrack_net::listen::listening_ports_of;
 use carrack_net::model::DNS_ADDRESS;
@@ -75,6 +75,7 @@ impl Fabric {
                 .map_err(|error| Refusal::Final(format!("address range {text:?}: {error}")))
         };
         let blocks = addresses.blocks.iter().map(range).collect::<Result<Vec<_>, _>>()?;
+        at("network.1-open")?;
         let mut kernel = lock(&self.shared.kernel);
         match &*kernel {
             Some(kernel) => kernel.set_blocks(blocks).map(drop).map_err(|error| refuse(&error)),
@@ -99,7 +100,10 @@ impl Fabric {
         }
         match lock(&self.shared.namespaces).get(&task) {
             Some(held) => Ok(held.clone()),
-            None => Netns::create().map_err(failed),
+            None => {
+                pass_in_kernel("create.2-namespace")?;
+                Netns::create().map_err(failed)
+            }
         }
     }
 
@@ -134,6 +138,7 @@ impl Network for Fabric {
         self.with_kernel(move |this, kernel| {
             let netns = this.namespace(task, pid)?;
             kernel.ensure_endpoint(&key(task)?, address, &netns)?;
+            fail::pass("create.7-wired");
             let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd()));
             lock(&this.shared.namespaces).insert(task, netns);
             Ok(path)
@@ -148,6 +153,7 @@ impl Network for Fabric {
             Err(_) => Ok(()),
         };
         if unwired.is_ok() {
+            fail::pass("remove.8-unwired");
             lock(&self.shared.namespaces).remove(&task);
         }
         unwired
@@ -164,10 +170,12 @@ impl Network for Fabric {
         let for_kernel = tables.clone();
         let programmed = self
             .with_kernel(move |_, kernel| {
+                pass_in_kernel("network.4-reserve")?;
                 // What another program holds is not taken from it.
                 let failed = kernel.reserve_ports(&for_kernel.ports);
                 let mut wanted = for_kernel.kernel.clone();
                 wanted.ports.retain(|port, _| !failed.contains_key(port));
+                pass_in_kernel("network.5-tables")?;
                 let report = kernel.set_tables(&wanted)?;
                 for warning in &report.warnings {
                     tracing::warn!(warning, "network");
@@ -178,7 +186,9 @@ impl Network for Fabric {
                 Ok(Programmed { conflicts, changes })
             })
             .await?;
+        at("network.6-names")?;
         self.publish_names(&tables).await?;
+        fail::pass("network.7-published");
         Ok(programmed)
     }
 
@@ -237,6 +247,16 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A fail point as a step that may be tried again.
+fn at(step: &'static str) -> Result<(), Refusal> {
+    fail::point(step).map_err(|error| Refusal::Retry(error.to_string()))
+}
+
+/// A fail point as something that the kernel refuses.
+fn pass_in_kernel(step: &'static str) -> Result<(), NetError> {
+    fail::point(step).map_err(|source| NetError::Refused { action: format!("pass {step}"), source })
 }
 
 fn key(task: TaskId) -> Result<EndpointKey, NetError> {

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use carrack_api::{Bytes, ClusterId, MilliCpus, NodeId, NodeInfo};
+use carrack_api::{Bytes, ClusterId, MilliCpus, NodeId, NodeInfo, fail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +86,7 @@ impl Identity {
             node: self.node.clone(),
             cluster: self.cluster.clone(),
         };
-        write_json(&self.directory.join("identity.json"), &file)
+        write_json(&self.directory.join("identity.json"), ["identity.1-write", "identity.2-rename"], &file)
     }
 }
 
@@ -205,19 +205,26 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(
     Ok(Some(value))
 }
 
-/// Writes a JSON file so that after a crash the old or the new content is there, whole. Only root may read it.
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), NodeError> {
+/// Writes a JSON file so that after a crash the old or the new content is there, whole. Only root may read it. `steps` are
+/// passed before it is written and before it is renamed.
+pub(crate) fn write_json(
+    path: &Path,
+    steps: [&'static str; 2],
+    value: &impl Serialize,
+) -> Result<(), NodeError> {
     let bytes = serde_json::to_vec(value)
         .map_err(|error| NodeError::Format { path: path.to_path_buf(), reason: error.to_string() })?;
-    write_atomically(path, &bytes).map_err(file_error("write", path))
+    write_atomically(path, &bytes, steps).map_err(file_error("write", path))
 }
 
 /// Temporary file, fsync, rename, fsync of the directory.
-fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_atomically(path: &Path, bytes: &[u8], steps: [&'static str; 2]) -> io::Result<()> {
+    fail::point(steps[0])?;
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    fail::point(steps[1])?;
     fs::rename(&temporary, path)?;
     match path.parent() {
         Some(directory) => File::open(directory)?.sync_all(),

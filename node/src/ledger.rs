@@ -208,6 +208,7 @@ async fn write_all(
                 last = memory;
                 failing = false;
                 retry = std::time::Duration::ZERO;
+                carrack_api::fail::pass("ledger.5-written");
                 written.send_replace(version);
                 continue;
             }
@@ -236,11 +237,12 @@ fn write_changes(directory: &Path, boot_id: &str, old: &Memory, new: &Memory) ->
     if let Some(assignment) = new.assignment.as_ref().filter(|_| !same) {
         write_json(
             &assignment_path(directory),
+            ["ledger.1-assignment", "ledger.2-assignment-rename"],
             &AssignmentFile { version: LEDGER_VERSION, assignment: &**assignment },
         )?;
     }
     let file = TasksFile { version: LEDGER_VERSION, boot_id: boot_id.to_owned(), tasks: &*new.tasks };
-    write_json(&tasks_path(directory), &file)
+    write_json(&tasks_path(directory), ["ledger.3-tasks", "ledger.4-tasks-rename"], &file)
 }
 
 #[cfg(test)]

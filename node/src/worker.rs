@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use carrack_api::fail;
 use carrack_api::{Exit, Health, ProbeResult, PullProgress, TaskId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
@@ -152,6 +153,7 @@ impl<E: Engine, N: Network> Workers<E, N> {
                 tracing::warn!(%task, run, "a container is started before its number is on disk");
             }
             let _permit = this.starts.acquire().await;
+            fail::pass("create.8-number");
             let result = this.engine.start(order).await;
             this.say(Event::Started(task, run, result)).await;
         })
@@ -166,6 +168,7 @@ impl<E: Engine, N: Network> Workers<E, N> {
     ) -> AbortHandle {
         let this = self.clone();
         spawn(async move {
+            fail::pass("stop.2-drain");
             let deadline = Instant::now() + most;
             for address in addresses {
                 this.drain_address(task, address, deadline).await;
@@ -189,7 +192,11 @@ impl<E: Engine, N: Network> Workers<E, N> {
                 }
             }
         }
-        if let Err(error) = self.network.forget_flows(address, true).await {
+        let forgotten = match at("stop.3-forget") {
+            Ok(()) => self.network.forget_flows(address, true).await,
+            refused => refused,
+        };
+        if let Err(error) = forgotten {
             tracing::warn!(%task, %address, %error, "flows of a drained task cannot be forgotten");
         }
     }
@@ -198,7 +205,11 @@ impl<E: Engine, N: Network> Workers<E, N> {
     pub(crate) fn signal(self: &Arc<Self>, task: TaskId, run: u32, signal: i32) -> AbortHandle {
         let this = self.clone();
         spawn(async move {
-            let result = this.engine.signal(task, run, signal).await;
+            let result = match at("stop.4-signal") {
+                Ok(()) => this.engine.signal(task, run, signal).await,
+                refused => refused,
+            };
+            fail::pass("stop.5-signalled");
             this.say(Event::Signalled(task, result)).await;
         })
     }
@@ -207,7 +218,11 @@ impl<E: Engine, N: Network> Workers<E, N> {
     pub(crate) fn kill(self: &Arc<Self>, task: TaskId, run: u32) -> AbortHandle {
         let this = self.clone();
         spawn(async move {
-            let result = this.engine.kill(task, run).await;
+            let result = match at("stop.6-kill") {
+                Ok(()) => this.engine.kill(task, run).await,
+                refused => refused,
+            };
+            fail::pass("stop.7-killed");
             this.say(Event::Killed(task, result)).await;
         })
     }
@@ -218,6 +233,7 @@ impl<E: Engine, N: Network> Workers<E, N> {
         spawn(async move {
             let _permit = this.chores.acquire().await;
             let result = this.engine.remove_run(task, run).await;
+            fail::pass("remove.5-removed");
             this.say(Event::RunRemoved(task, run, result)).await;
         })
     }
@@ -241,6 +257,7 @@ impl<E: Engine, N: Network> Workers<E, N> {
                 Ok(()) => this.network.unwire(task).await,
                 Err(error) => Err(error),
             };
+            fail::pass("remove.11-removed");
             let event = if forget { Event::Forgotten(task, result) } else { Event::Cleaned(task, result) };
             this.say(event).await;
         })
@@ -307,6 +324,11 @@ pub(crate) struct Subject {
     pub(crate) spec: carrack_api::ContainerSpec,
     pub(crate) started_at: carrack_api::Timestamp,
     pub(crate) health: Health,
+}
+
+/// A fail point as a step that may be tried again.
+fn at(step: &'static str) -> Result<(), Refusal> {
+    fail::point(step).map_err(|error| Refusal::Retry(error.to_string()))
 }
 
 fn spawn(work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {

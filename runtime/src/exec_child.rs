@@ -105,6 +105,7 @@ impl Command {
         Cgroups::detect(&launch.instance)
             .and_then(|cgroups| cgroups.supervisors().join())
             .map_err(step("enter the supervisors' cgroup"))?;
+        carrack_api::fail::point("exec.1-enter").map_err(step("enter the container"))?;
         let namespace = File::open(format!("/proc/{}/ns/mnt", record.supervisor.pid))
             .map_err(|_| ExecError::NotRunning(id.clone()))?;
         let mount = Some(rustix::thread::LinkNameSpaceType::Mount);
@@ -147,6 +148,7 @@ impl Command {
             builder = builder.with_stdin(read).with_stdout(stdout).with_stderr(stderr);
             None
         };
+        carrack_api::fail::point("exec.2-start").map_err(step("start the command"))?;
         let pid = builder
             .as_tenant()
             .with_process(Some(&process_file.0))
@@ -173,6 +175,7 @@ impl Command {
         if let (Some(terminal), Some((columns, rows))) = (&terminal, order.request.tty) {
             set_size(terminal, columns, rows).map_err(step("size the terminal"))?;
         }
+        carrack_api::fail::pass("exec.3-told");
         send(socket, &Message::Started(identity), terminal.as_ref().or(stdin.as_ref()));
         // Ours of the streams end here, so that end of file reaches the daemon when the command ends.
         let null =

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
-use carrack_api::Exit;
+use carrack_api::{Exit, fail};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,11 @@ impl KeepState {
             run(self);
         }
         let argv = ["carrack-supervisor".to_owned(), MODE.to_owned(), serde_json::to_string(&self)?];
-        Err(child::execve(own, &argv, &[]))
+        let env: Vec<String> = fail::environment()
+            .into_iter()
+            .map(|(name, value)| format!("{name}={}", value.to_string_lossy()))
+            .collect();
+        Err(child::execve(own, &argv, &env))
     }
 }
 
@@ -116,10 +120,12 @@ pub(crate) fn main(arguments: &[String]) -> ! {
 }
 
 fn run(state: KeepState) -> ! {
+    fail::pass("start.5-keeper");
     // Refused without CAP_SYS_RESOURCE; then the kernel judges the keeper by its size, which is small.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     let run_dir = RunDir(state.run_dir.clone());
     let record = Keeper::new(state).keep();
+    fail::pass("end.2-record");
     // Without a runtime directory (it was removed) there is nobody to tell.
     child::exit_now(i32::from(write_json(&run_dir.exit(), &record).is_err()))
 }
@@ -176,6 +182,7 @@ impl Keeper {
             }
             _ => self.reap(),
         };
+        fail::pass("end.1-reaped");
         self.drain();
         let exit = self.exit(status);
         let mut end = [0; FRAME_HEADER_BYTES];

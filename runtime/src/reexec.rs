@@ -16,6 +16,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use carrack_api::fail;
+
 use crate::{exec_child, image, init, keep, supervise, template};
 
 /// To be called first thing in `main`: when the first argument is one of our hidden modes, runs it and does not return.
@@ -24,6 +26,10 @@ pub fn dispatch() {
     let Some(mode) = arguments.next() else { return };
     let Some(mode) = mode.to_str().filter(|mode| mode.starts_with("__")) else { return };
     let rest: Vec<_> = arguments.collect();
+    // PID 1 has the container's environment. What the daemon could follow, its children can.
+    if mode != init::MODE {
+        let _ = fail::arm();
+    }
     if mode == image::unpack::CHILD {
         // `ExitCode` cannot be asked for its number; only success and failure are used there.
         let code = image::unpack::child_main(&rest);
@@ -41,9 +47,9 @@ pub fn dispatch() {
     }
 }
 
-/// A command that runs this binary in a mode, with an empty environment.
+/// A command that runs this binary in a mode, with an empty environment but for armed fail points.
 pub(crate) fn command(exe: &Path, mode: &str) -> Command {
     let mut command = Command::new(exe);
-    command.arg0("carrack").arg(mode).env_clear().current_dir("/");
+    command.arg0("carrack").arg(mode).env_clear().envs(fail::environment()).current_dir("/");
     command
 }

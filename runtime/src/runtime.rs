@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use carrack_api::Exit;
+use carrack_api::{Exit, fail};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::cgroup::{CgroupSampler, Cgroups, now};
@@ -129,7 +129,10 @@ impl Runtime {
         let id = &request.id;
         self.previous_runs_are_gone(id)?;
         match self.launch(request) {
-            Ok(record) => Ok(started(&record)),
+            Ok(record) => {
+                fail::pass("start.6-heard");
+                Ok(started(&record))
+            }
             Err(error) => Err(self.undo(id, error)),
         }
     }
@@ -160,6 +163,7 @@ impl Runtime {
         let state = self.layout.run_state(id);
         let make =
             |path: &Path, mode| make_dir(path, mode).map_err(supervise::system("make the run's directories"));
+        at("create.9-directories")?;
         make(&run.0, 0o700)?;
         make(&self.layout.task_state(&id.task), 0o711)?;
         make(&self.layout.log(&id.task), 0o700)?;
@@ -172,7 +176,9 @@ impl Runtime {
             template: self.template.namespace_path(),
             request: request.clone(),
         };
+        at("create.10-request")?;
         write_json(&run.request(), &launch).map_err(supervise::system("write the request"))?;
+        at("create.11-spawn")?;
         self.spawn_supervisor(&run)?
     }
 
@@ -383,10 +389,16 @@ impl Runtime {
         if !id.is_valid() {
             return Err(RuntimeError::Name(id.task.clone()));
         }
+        let run = self.layout.run(id);
+        let at = |step| fail::point(step).map_err(RuntimeError::file("remove", &run.0));
+        at("remove.1-run")?;
         self.kill(id)?;
+        at("remove.2-cgroup")?;
         self.cgroups.run(id).remove()?;
+        at("remove.3-layer")?;
         remove_tree(&self.layout.run_state(id))?;
-        remove_tree(&self.layout.run(id).0)?;
+        at("remove.4-directory")?;
+        remove_tree(&run.0)?;
         // Stays while other runs of the task are there.
         let _ = fs::remove_dir(self.layout.tasks().join(&id.task));
         Ok(())
@@ -397,10 +409,13 @@ impl Runtime {
         if !RunId::new(task, 1).is_valid() {
             return Err(RuntimeError::Name(task.into()));
         }
+        let at = |step| fail::point(step).map_err(RuntimeError::file("remove", self.layout.task_state(task)));
+        at("remove.9-task")?;
         let of_task = self.run_ids()?.into_iter().chain(self.cgroup_runs()).filter(|id| id.task == task);
         for id in of_task.collect::<BTreeSet<_>>() {
             self.remove_run(&id)?;
         }
+        at("remove.10-volumes")?;
         remove_tree(&self.layout.anonymous_volumes(task))?;
         if logs {
             remove_tree(&self.layout.task_state(task))?;
@@ -519,6 +534,11 @@ fn supervised(record: &SupervisorRecord) -> Result<bool, RuntimeError> {
     let pid = record.supervisor.pid;
     let look = |source| RuntimeError::Process { what: "look at", pid, source };
     Ok(this_boot()? == record.boot_id && record.supervisor.runs().map_err(look)?)
+}
+
+/// A fail point as a step of a start.
+fn at(step: &'static str) -> Result<(), StartError> {
+    fail::point(step).map_err(supervise::system(step))
 }
 
 fn this_boot() -> Result<String, RuntimeError> {

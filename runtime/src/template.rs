@@ -140,6 +140,8 @@ fn make(arguments: &[String]) -> Result<(), RuntimeError> {
     let [state_dir, runtime_dir] = arguments else {
         return Err(RuntimeError::Helper { mode: MODE, why: "takes two directories".into() });
     };
+    carrack_api::fail::point("template.1-make")
+        .map_err(|error| RuntimeError::Helper { mode: MODE, why: error.to_string() })?;
     unshare()?;
     let root = Path::new(runtime_dir).join("root");
     fs::create_dir_all(&root).map_err(RuntimeError::file("create", &root))?;

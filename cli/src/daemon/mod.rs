@@ -86,6 +86,7 @@ impl Places {
 }
 
 fn foreground(args: &DaemonArgs, places: &Places) -> Outcome {
+    carrack_api::fail::arm().map_err(|error| CliError::usage(error.to_string()))?;
     places.make()?;
     if args.background {
         background::leave_terminal()?;

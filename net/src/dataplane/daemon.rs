@@ -309,7 +309,7 @@ impl Inner {
         command.args(["--listen", &self.config.listen.to_string(), "--build", &self.build]);
         command.arg("--resolv-conf").arg(&self.config.resolv_conf);
         // The environment of a daemon may hold secrets; the process needs none of it.
-        command.env_clear().stderr(log);
+        command.env_clear().envs(carrack_api::fail::environment()).stderr(log);
         match &state.sockets {
             Some(sockets) => {
                 let sockets = sockets.try_clone().map_err(spawn_error)?;

@@ -127,6 +127,8 @@ struct Options {
 
 /// Runs the data plane until it is retired; `args` are those after the subcommand.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), ProcessError> {
+    // What the daemon could follow, its children can.
+    let _ = carrack_api::fail::arm();
     let options = Options::parse(args)?;
     // A session of its own: no signal meant for the daemon's terminal or process group arrives here. It fails for a
     // session leader, which already has what is wanted.
@@ -179,6 +181,11 @@ impl Options {
     }
 }
 
+/// A fail point as a step of the setup.
+fn at(step: &'static str) -> Result<(), ProcessError> {
+    carrack_api::fail::point(step).map_err(|source| ProcessError::Setup { what: step, source })
+}
+
 /// An address with or without a port.
 fn parse_listen(value: &str) -> Result<SocketAddr, ProcessError> {
     let with_port = value.parse::<SocketAddr>();
@@ -211,10 +218,12 @@ impl Process {
         let setup = |what| move |source| ProcessError::Setup { what, source };
         let mut terminate = signal(SignalKind::terminate()).map_err(setup("watch for SIGTERM"))?;
         let process = Arc::new(Process::new(options, sockets).map_err(setup("identify this process"))?);
+        at("dataplane.1-serve")?;
         process.load_stored().await;
         let server = process.server.clone();
         let mut serving = tokio::spawn(server.serve(Arc::new(udp), tcp, process.stop.subscribe()));
         let lock = process.take_over().await?;
+        at("dataplane.2-ready")?;
         let control = process.publish_control()?;
         // A predecessor may have acknowledged a snapshot that was stored since we read the file.
         process.load_stored().await;
@@ -264,6 +273,7 @@ impl Process {
     /// Answers from the stored snapshot from now on; it must be of generation `wanted` or newer.
     async fn load(&self, wanted: u64) -> Result<u64, LoadError> {
         let _one_at_a_time = self.loading.lock().await;
+        carrack_api::fail::point("dataplane.3-load").map_err(LoadError::Read)?;
         let files = self.files.clone();
         let read = tokio::task::spawn_blocking(move || {
             let stored = files.read_snapshot().map_err(LoadError::Read)?.ok_or(LoadError::Missing)?;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::restart::{backoff, seed};
 use crate::worker::WiredAgain;
-use carrack_api::Health;
+use carrack_api::{Health, fail};
 
 impl<E: Engine, N: Network> Driver<E, N> {
     pub(super) fn happened(&mut self, event: Event) {
@@ -113,6 +113,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
                     facts.has_started(started.pid, started.stop_signal, now);
                 }
                 self.accompany(task);
+                fail::pass("start.7-watched");
             }
             Err(error) => self.failed(task, error),
         }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use carrack_api::fail;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::{FRAME_HEADER_BYTES, FrameKind, MAGIC, MAX_FILES, encode_header, file_name, parse_name};
@@ -63,6 +64,7 @@ impl LogWriter {
         if self.file.is_none() {
             self.open_next()?;
         }
+        fail::point("log.2-frame")?;
         let offset = self.offset;
         let Some(file) = &self.file else { return Err(io::ErrorKind::NotFound.into()) };
         if let Err(error) = file.write_all_at(buffer, offset) {
@@ -75,6 +77,7 @@ impl LogWriter {
     }
 
     fn open_next(&mut self) -> io::Result<()> {
+        fail::point("log.1-file")?;
         self.prune()?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = loop {

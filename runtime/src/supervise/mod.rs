@@ -26,7 +26,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use carrack_api::Exit;
+use carrack_api::{Exit, fail};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,11 @@ fn send(answer: &Answer) {
     }
 }
 
+/// A fail point as a step of a start.
+fn at(step: &'static str) -> Result<(), StartError> {
+    fail::point(step).map_err(system(step))
+}
+
 pub(crate) fn system<E: std::error::Error>(step: &str) -> impl FnOnce(E) -> StartError {
     let step = step.to_owned();
     move |error| StartError::System { step, why: chain(&error) }
@@ -116,6 +121,7 @@ impl Supervisor {
         let cgroups = Cgroups::detect(&launch.instance).map_err(system("look at the cgroups"))?;
         let own = cgroups.supervisors();
         own.create().and_then(|()| own.join()).map_err(system("enter the supervisors' cgroup"))?;
+        at("create.12-record")?;
         let record = SupervisorRecord {
             version: FORMAT_VERSION,
             boot_id: boot_id().map_err(system("read the boot id"))?,
@@ -157,6 +163,7 @@ impl Supervisor {
 
     fn start_container(mut self) -> Result<Infallible, StartError> {
         let request = &self.launch.request;
+        at("create.13-sources")?;
         let locks = lock_layers(&request.lowerdirs)?;
         let own_exe = File::open("/proc/self/exe").map_err(system("open the own binary"))?;
         let netns = facts::open_netns(&request.network)?;
@@ -165,11 +172,14 @@ impl Supervisor {
         let host = facts::host(request.spec.security.privileged).map_err(system("look at the host"))?;
         let devices = facts::devices(&request.spec.devices)?;
         let host_hosts = facts::host_hosts(&request.network);
+        at("create.14-namespace")?;
         template::enter(&self.launch.template).map_err(system("enter the mount namespace"))?;
         template::own_place().map_err(system("make a place for the mounts"))?;
 
+        at("create.15-cgroup")?;
         let cgroup = self.cgroups.run(&request.id);
         cgroup.create().map_err(system("make the cgroup"))?;
+        at("create.16-rootfs")?;
         let prepared = rootfs::prepare(rootfs::Parts {
             launch: &self.launch,
             run: &self.run,
@@ -180,11 +190,14 @@ impl Supervisor {
             devices,
             host_hosts,
         })?;
+        at("create.18-bundle")?;
         let bundle = bundle::build(request, &prepared, &host)?;
         let program = self.write_bundle(&bundle)?;
         self.record.stop_signal = bundle.stop_signal;
         self.record.warnings = bundle.warnings.clone();
+        at("create.19-container")?;
         let container = create::create(&self.run, request, &bundle, program, own_exe)?;
+        at("create.20-created")?;
         self.record.init = Some(container.init);
         self.record.stdin_fd = container.stdio.stdin_fd();
         let close_stdin =
@@ -197,7 +210,9 @@ impl Supervisor {
             Mode::empty(),
         )
         .map_err(system("open the log"))?;
+        at("start.1-start")?;
         let started = container.start()?;
+        at("start.2-started")?;
         self.record.started = true;
         write_json(&self.run.supervisor(), &self.record).map_err(system("write the supervisor's record"))?;
         let keep = KeepState::new(&self.run, request, started, log, &cgroup)
@@ -207,7 +222,9 @@ impl Supervisor {
         for lock in locks {
             child::leave_open(lock).map_err(system("keep the layers locked"))?;
         }
+        at("start.3-answer")?;
         send(&Ok(self.record.clone()));
+        at("start.4-keep")?;
         // On failure the program runs and nobody would keep it: it is ended.
         keep.execute().map_err(system("become the keeper"))
     }

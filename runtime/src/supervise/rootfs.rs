@@ -55,6 +55,7 @@ pub(super) fn prepare(parts: Parts<'_>) -> Result<Prepared, StartError> {
     mount_points(&root)?;
     let user = find_user(request, &rootfs)?;
     working_dir(request, &root)?;
+    super::at("create.17-mounts")?;
     let mut ready = files(request, parts.run, parts.host_hosts)?;
     let own = mounts::ready(parts.sources, &root)?;
     ready.retain(|file| !own.iter().any(|mount| mount.target == file.target));

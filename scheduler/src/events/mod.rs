@@ -122,7 +122,9 @@ impl EventLog {
             prune(&self.directory, now)?;
         }
         if let Some(file) = &mut inner.file {
+            carrack_api::fail::point("events.1-append")?;
             file.write_all(lines)?;
+            carrack_api::fail::pass("events.2-appended");
             inner.bytes += lines.len() as u64;
         }
         Ok(())

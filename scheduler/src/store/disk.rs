@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use carrack_api::fail;
 use serde::{Deserialize, Serialize};
 
 use super::STORE_VERSION;
@@ -106,7 +107,7 @@ impl Disk {
         let log_bytes = match log_bytes {
             Some(length) if length > 0 => length,
             // No log, or one whose very header was cut off by a crash.
-            _ => write_whole(directory, "log", &header(state.index))?,
+            _ => write_whole(directory, "log", &header(state.index), "store.1-create")?,
         };
         let log = open_log(&log_path, log_bytes)?;
         Ok(Self { directory: directory.to_path_buf(), state, log, log_bytes, snapshot_bytes })
@@ -120,7 +121,8 @@ impl Disk {
     /// Makes a group durable, with the state after it. When writing fails the file is cut back to what it was.
     pub(crate) fn append(&mut self, group: &Group, after: Snapshot) -> Result<(), AppendError> {
         let frame = frame::encode(&to_json(group));
-        if let Err(source) = self.log.write_all(&frame) {
+        let written = fail::point("store.2-append").and_then(|()| self.log.write_all(&frame));
+        if let Err(source) = written {
             let cut = self
                 .log
                 .set_len(self.log_bytes)
@@ -132,7 +134,7 @@ impl Disk {
             });
         }
         // After a failed fdatasync the kernel may have dropped the pages: nothing is known about the file any more.
-        self.log.sync_data().map_err(AppendError::Unknown)?;
+        fail::point("store.3-sync").and_then(|()| self.log.sync_data()).map_err(AppendError::Unknown)?;
         self.log_bytes += frame.len() as u64;
         self.state = after;
         Ok(())
@@ -146,6 +148,7 @@ impl Disk {
     /// Writes the state as a snapshot and starts an empty log. A crash at any point leaves a readable pair: records of the old
     /// log that the snapshot holds already are skipped by their index.
     pub(crate) fn compact(&mut self) -> Result<(), DiskError> {
+        self.at("store.5-snapshot")?;
         let mut bytes = header(self.state.index);
         let objects = self.state.objects();
         let count = objects.len();
@@ -153,10 +156,22 @@ impl Disk {
             bytes.extend(frame::encode(&to_json(&Part::Object { version, object })));
         }
         bytes.extend(frame::encode(&to_json(&Part::End { objects: count })));
-        self.snapshot_bytes = write_whole(&self.directory, "snapshot", &bytes)?;
-        self.log_bytes = write_whole(&self.directory, "log", &header(self.state.index))?;
+        self.snapshot_bytes = write_whole(&self.directory, "snapshot", &bytes, "store.6-snapshot-rename")?;
+        self.at("store.7-log")?;
+        self.log_bytes =
+            write_whole(&self.directory, "log", &header(self.state.index), "store.8-log-rename")?;
+        self.at("store.9-reopen")?;
         self.log = open_log(&self.directory.join("log"), self.log_bytes)?;
         Ok(())
+    }
+
+    /// A fail point of the compaction.
+    fn at(&self, step: &'static str) -> Result<(), DiskError> {
+        fail::point(step).map_err(|source| DiskError::Io {
+            path: self.directory.clone(),
+            did: "folded",
+            source,
+        })
     }
 }
 
@@ -277,14 +292,16 @@ fn open_log(path: &Path, length: u64) -> Result<File, DiskError> {
     Ok(log)
 }
 
-/// Replaces a file by temporary file, fsync, rename and fsync of the directory; answers its length.
-fn write_whole(directory: &Path, name: &str, bytes: &[u8]) -> Result<u64, DiskError> {
+/// Replaces a file by temporary file, fsync, rename and fsync of the directory; answers its length. `step` is passed before the
+/// rename.
+fn write_whole(directory: &Path, name: &str, bytes: &[u8], step: &'static str) -> Result<u64, DiskError> {
     let path = directory.join(name);
     let io = |source| DiskError::Io { path: path.clone(), did: "written", source };
     let temporary = directory.join(format!("{name}.new"));
     let mut file = File::create(&temporary).map_err(io)?;
     file.write_all(bytes).map_err(io)?;
     file.sync_all().map_err(io)?;
+    fail::point(step).map_err(io)?;
     std::fs::rename(&temporary, &path).map_err(io)?;
     File::open(directory).and_then(|d| d.sync_all()).map_err(io)?;
     Ok(bytes.len() as u64)

@@ -97,6 +97,7 @@ impl Batch {
         }
         let (result, after) = match disk.append(&self.group, self.state.clone()) {
             Ok(()) => {
+                carrack_api::fail::pass("store.4-answer");
                 let snapshot = Arc::new(self.state);
                 publish.send_replace(snapshot.clone());
                 (Ok(snapshot), Ok(()))

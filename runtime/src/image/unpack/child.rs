@@ -39,6 +39,7 @@ fn run(arguments: &[OsString]) -> Result<Done, Failure> {
     };
     let setup: Setup = serde_json::from_slice(setup.as_bytes())
         .map_err(|error| Failure::Failed(format!("the unpack child's argument is malformed: {error}")))?;
+    carrack_api::fail::point("unpack.1-confine").map_err(|error| Failure::Failed(error.to_string()))?;
     confine::confine(&setup).map_err(Failure::Failed)?;
     unpack(io::stdin().lock(), setup.limits)
 }

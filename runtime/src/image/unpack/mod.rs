@@ -67,6 +67,7 @@ pub(super) fn run(helper: &Path, limits: &Limits, layer: LayerBlob, target: &Pat
         .arg(CHILD)
         .arg(setup)
         .env_clear()
+        .envs(carrack_api::fail::environment())
         .current_dir("/")
         .stdin(layer.file)
         .stdout(Stdio::piped())
