@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::container::{Exit, PullProgress, Usage};
-use crate::id::{ClusterId, NodeId, ServiceKey, StackName, TaskId, VolumeName};
+use crate::id::{ClusterId, NodeId, ServiceKey, ServiceName, StackName, TaskId, VolumeName};
 use crate::session::Desired;
 use crate::spec::{PublishedPort, StackSpec};
 use crate::state::{Health, HeldImage, NodeInfo, ProbeResult, TaskState};
-use crate::units::{Bytes, Timestamp};
+use crate::units::{Bytes, MilliCpus, Timestamp};
 
 /// Media type of problems (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -184,6 +184,114 @@ pub struct StackStatus {
     pub removing: bool,
     /// Its services.
     pub services: Vec<ServiceStatus>,
+    /// One-off tasks that `carrack run` made in it.
+    #[serde(default)]
+    pub runs: Vec<RunStatus>,
+}
+
+/// A one-off task as users see it. Its task has slot 0 of the service that is named like it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RunStatus {
+    /// Its name, for example `hello/web.run-1`.
+    pub run: ServiceKey,
+    /// The service whose definition it came from.
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    /// Image as written.
+    pub image: String,
+    /// It is taken away with its log once it has ended.
+    pub remove: bool,
+    /// Its task, once there is one.
+    #[schema(value_type = Option<String>)]
+    pub task: Option<TaskId>,
+    /// How far it is; rejected when it can never start.
+    pub state: TaskState,
+    /// What it waits for, or why it cannot start, while it has no task.
+    pub reason: Option<String>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+}
+
+/// `POST /v1/stacks/{name}/stop`, `start` and `restart`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Selection {
+    /// Services of the stack; none for all.
+    #[schema(value_type = Vec<String>)]
+    pub services: Vec<ServiceName>,
+}
+
+/// `POST /v1/tasks/{id}/signal`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SendSignal {
+    /// `TERM`, `SIGTERM` or `15`.
+    pub signal: String,
+}
+
+/// `PATCH /v1/services/{stack}/{service}`: a new revision that differs from the one in force in what is given here.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SetService {
+    /// Another image.
+    pub image: Option<String>,
+    /// Variables; `null` takes one away.
+    pub env: BTreeMap<String, Option<String>>,
+    /// Slots; a scale by command ends.
+    pub replicas: Option<u32>,
+    /// Limit on CPU time; 0 is none.
+    pub cpus: Option<MilliCpus>,
+    /// Limit on memory; 0 is none.
+    pub memory: Option<Bytes>,
+    /// Credentials by registry host.
+    pub credentials: BTreeMap<String, RegistryCredentials>,
+}
+
+/// `POST /v1/runs`: a one-off task of a service's definition, on its networks and with its volumes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    /// The service.
+    pub service: ServiceKey,
+    /// In place of the service's command; empty keeps it.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// In place of the service's entrypoint; an empty list clears it. The service's command is then dropped, too.
+    #[serde(default)]
+    pub entrypoint: Option<Vec<String>>,
+    /// Added to the service's environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// In place of the service's user.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// In place of the service's working directory.
+    #[serde(default)]
+    pub working_dir: Option<String>,
+    /// The last part of its name; a number when absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Mounts beside those of the service; one at the same place takes its turn.
+    #[serde(default)]
+    pub mounts: Vec<crate::container::Mount>,
+    /// Labels beside those of the service.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Does not start services it depends on that are stopped, and waits for none.
+    #[serde(default)]
+    pub no_deps: bool,
+    /// Takes it away with its log once it has ended.
+    #[serde(default)]
+    pub remove: bool,
+    /// Allocates a terminal.
+    #[serde(default)]
+    pub tty: bool,
+    /// Keeps standard input open.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Published ports; none by default.
+    #[serde(default)]
+    pub ports: Vec<PublishedPort>,
 }
 
 /// A service as users see it.
@@ -210,6 +318,12 @@ pub struct ServiceStatus {
     pub ports: Vec<PublishedPort>,
     /// How far the newest revision has come.
     pub rollout: Rollout,
+    /// `carrack stop` keeps it at zero until a start or a deploy.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Slots whose task has completed: they are satisfied without running.
+    #[serde(default)]
+    pub completed: u32,
 }
 
 /// How far a service is from what is wanted.
@@ -319,6 +433,9 @@ pub struct Event {
     /// The task, when it is of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskId>,
+    /// The run of that task, when it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<u32>,
 }
 
 /// Which log records.
@@ -421,7 +538,30 @@ pub struct ResolvedImage {
     pub digest: String,
 }
 
-/// User and password, or a token. Never shown.
+/// `POST /v1/registries/login`: the credentials are checked with the registry; when it accepts them, they replace those that
+/// stacks keep for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryLogin {
+    /// Its host, for example `ghcr.io` or `registry.example:5000`.
+    pub registry: String,
+    /// What it is shown.
+    pub credentials: RegistryCredentials,
+}
+
+/// A registry and the stacks that keep credentials for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RegistryStacks {
+    /// Its host.
+    pub registry: String,
+    /// Stacks whose credentials were replaced or forgotten.
+    pub stacks: Vec<StackName>,
+}
+
+/// What Docker writes as the user of an identity token, which then stands in place of the password.
+pub const TOKEN_USER: &str = "<token>";
+
+/// User and password, or [`TOKEN_USER`] and an identity token. Never shown.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryCredentials {

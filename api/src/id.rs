@@ -229,18 +229,22 @@ impl<'de> Deserialize<'de> for ServiceKey {
     }
 }
 
-/// A slot: the identity of one replica over time, written `stack/service.n`; slots count from 1.
+/// A slot: the identity of one replica over time, written `stack/service.n`; slots count from 1. Slot 0 is that of a one-off
+/// task, which is alone under its name, written `stack/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotKey {
     /// The service.
     pub service: ServiceKey,
-    /// The slot's number, from 1.
+    /// The slot's number, from 1; 0 for a one-off task.
     pub slot: u32,
 }
 
 impl fmt::Display for SlotKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}.{}", self.service, self.slot))
+        match self.slot {
+            0 => self.service.fmt(f),
+            slot => f.pad(&format!("{}.{slot}", self.service)),
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ClusterId, NetworkName, NodeId, ServiceKey, TaskId};
+use crate::http::RegistryCredentials;
+use crate::id::{ClusterId, NetworkName, NodeId, ServiceKey, StackName, TaskId};
 use crate::spec::{ExposedPort, PublishedPort, TaskSpec};
 
 /// The version of [`Assignment`] and [`crate::NodeReport`] that this binary writes; it reads this one and the one before.
@@ -37,6 +38,12 @@ pub struct Assignment {
     pub services: BTreeMap<ServiceKey, ServiceTable>,
     /// Networks of those services, by cluster-wide name.
     pub networks: BTreeMap<NetworkName, NetworkTable>,
+    /// Credentials for the registries of the tasks' images, by stack and registry. Never written to disk in plain.
+    #[serde(default)]
+    pub credentials: BTreeMap<StackName, BTreeMap<String, RegistryCredentials>>,
+    /// Digests of images that revisions need, of tasks here or not: the node's image collection spares them.
+    #[serde(default)]
+    pub images_needed: BTreeSet<String>,
 }
 
 /// The address ranges in force. CIDRs as text, for example `10.192.0.0/10`.
@@ -187,6 +194,13 @@ pub enum NodeRequest {
         #[serde(default)]
         credentials: Option<crate::http::RegistryCredentials>,
     },
+    /// Shows credentials to a registry. Done: null when it accepts them.
+    RegistryCheck {
+        /// The registry's host.
+        registry: String,
+        /// What it is shown.
+        credentials: crate::http::RegistryCredentials,
+    },
     /// Images on this node, as of now. Done: list of [`crate::state::HeldImage`].
     ImageList,
     /// Takes an image away. Done: null.
@@ -222,6 +236,13 @@ pub enum NodeRequest {
     VolumeRemove {
         /// Its cluster-wide name.
         name: crate::id::VolumeName,
+    },
+    /// Sends a signal to the first process of a task's current run. Done: null.
+    Signal {
+        /// The task.
+        task: TaskId,
+        /// The signal's number.
+        signal: i32,
     },
     /// What the node knows of a task beyond its report, as JSON for people. Done: object.
     TaskInspect {

@@ -6,6 +6,7 @@ mod attach;
 mod exec;
 mod images;
 mod logs;
+mod signal;
 mod volumes;
 
 use std::io;
@@ -62,7 +63,8 @@ impl View {
 
     fn name(&self, task: TaskId) -> String {
         self.assigned(task)
-            .map_or_else(|| task.to_string(), |known| format!("{}.{}", known.service, known.slot))
+            .map(|known| SlotKey { service: known.service.clone(), slot: known.slot })
+            .map_or_else(|| task.to_string(), |slot| slot.to_string())
     }
 }
 
@@ -123,9 +125,7 @@ impl Desk {
             | NodeRequest::ImageInspect { .. }
             | NodeRequest::ImageTag { .. }
             | NodeRequest::ImageSave { .. }
-            | NodeRequest::ImagePrune { .. } => {
-                Err(Problem::new(501, "unsupported", "this node cannot do that"))
-            }
+            | NodeRequest::ImagePrune { .. } => Err(Problem::new(501, "unsupported", "this node cannot do that")),
             NodeRequest::ImageLoad => self.image_load(asker, answer).await,
             NodeRequest::ImagePull { reference, credentials } => {
                 self.image_pull(&reference, credentials.as_ref(), asker, answer).await
@@ -133,10 +133,14 @@ impl Desk {
             NodeRequest::ImageResolve { reference, policy, credentials } => {
                 self.image_resolve(&reference, policy, credentials.as_ref()).await
             }
+            NodeRequest::RegistryCheck { registry, credentials } => {
+                self.registry_check(&registry, &credentials).await
+            }
             NodeRequest::ImageList => done(&Engine::images(&self.containers)),
             NodeRequest::ImageRemove { reference } => self.image_remove(reference, view).await,
             NodeRequest::VolumeList => self.volume_list(view).await,
             NodeRequest::VolumeRemove { name } => self.volume_remove(name, view).await,
+            NodeRequest::Signal { task, signal } => self.signal(task, view.running(task)?, signal).await,
             NodeRequest::TaskInspect { task } => self.task_inspect(task, &view),
         }
     }

@@ -37,7 +37,16 @@ pub(crate) fn assignment(state: &Snapshot, observations: &Observations, node: &N
         retained,
         services,
         networks,
+        credentials: BTreeMap::new(),
+        images_needed: BTreeSet::new(),
     })
+}
+
+/// Digests of the images of all kept revisions and of one-off tasks.
+pub(crate) fn images_needed(state: &Snapshot) -> BTreeSet<String> {
+    let of_revisions = state.revisions.values().flat_map(|revision| revision.spec.services.values());
+    let of_runs = state.runs.values().map(|run| &run.spec);
+    of_revisions.chain(of_runs).filter_map(|spec| spec.task.container.image_digest.clone()).collect()
 }
 
 fn addresses(cidr: &str, blocks: &[std::net::Ipv4Addr]) -> Option<AddressPlan> {
@@ -46,7 +55,7 @@ fn addresses(cidr: &str, blocks: &[std::net::Ipv4Addr]) -> Option<AddressPlan> {
 
 fn assigned(state: &Snapshot, task: &TaskRecord) -> Option<AssignedTask> {
     let stack = state.spec(&task.service.stack, task.revision)?;
-    let spec = stack.services.get(&task.service.service)?;
+    let spec = state.service_spec(&task.service, task.revision)?;
     Some(AssignedTask {
         service: task.service.clone(),
         slot: task.slot,
@@ -99,6 +108,25 @@ fn tables(state: &Snapshot, observations: &Observations) -> Tables {
             endpoints: endpoints.remove(&record.key).unwrap_or_default(),
         };
         services.insert(record.key.clone(), table);
+    }
+    for run in state.runs.values() {
+        let Some(stack) = state.spec(&run.key.stack, run.revision) else { continue };
+        for name in networks_of(stack, &run.spec).into_keys() {
+            let internal = stack.networks.values().any(|n| n.name == name && n.internal);
+            networks.entry(name).or_insert(NetworkTable { internal });
+        }
+        if run.vips.is_empty() {
+            continue;
+        }
+        // Without networks it has no name: only its published ports lead to it.
+        let table = ServiceTable {
+            vips: run.vips.clone(),
+            networks: BTreeMap::new(),
+            ports: run.spec.ports.clone(),
+            targets: run.spec.target_ports(),
+            endpoints: endpoints.remove(&run.key).unwrap_or_default(),
+        };
+        services.insert(run.key.clone(), table);
     }
     (services, networks)
 }

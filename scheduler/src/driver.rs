@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use carrack_api::{Assignment, ClusterId, Desired, NodeId, NodeReport, TaskId, Timestamp};
+use carrack_api::{Assignment, ClusterId, Desired, NodeId, NodeReport, StackName, TaskId, Timestamp};
 use tokio::sync::{Notify, watch};
 
 use crate::assign;
 use crate::clock;
+use crate::credentials::{Logins, Vault};
 use crate::events::{EventLog, from_reports};
 use crate::plan::{self, NodeObservation, Observations};
 use crate::store::{ClusterRecord, CommitError, Key, Object, Op, Snapshot, Store, Txn};
@@ -30,9 +31,12 @@ pub(crate) struct Cluster {
     pub(crate) id: ClusterId,
     pub(crate) store: Store,
     pub(crate) events: EventLog,
+    pub(crate) vault: Vault,
     pub(crate) usage: UsageRings,
     pub(crate) observations: watch::Sender<Arc<Observations>>,
     sessions: Mutex<Sessions>,
+    /// Images that the revisions of a state need.
+    needed: Mutex<Option<(Snapshot, BTreeSet<String>)>>,
     wake: Notify,
 }
 
@@ -58,14 +62,16 @@ struct Session {
 
 impl Cluster {
     /// Nothing observed yet.
-    pub(crate) fn new(id: ClusterId, store: Store, events: EventLog) -> Self {
+    pub(crate) fn new(id: ClusterId, store: Store, events: EventLog, vault: Vault) -> Self {
         Self {
             id,
             store,
             events,
+            vault,
             usage: UsageRings::default(),
             observations: watch::Sender::new(Arc::default()),
             sessions: Mutex::default(),
+            needed: Mutex::default(),
             wake: Notify::new(),
         }
     }
@@ -220,13 +226,42 @@ impl Cluster {
     /// Hands each node that was heard its assignment, when its content changed.
     fn assign(&self) {
         let (snapshot, observations) = (self.store.snapshot(), self.observed());
+        let needed = self.images_needed(&snapshot);
         let mut sessions = self.sessions();
         for (node, session) in &mut sessions.nodes {
             if session.sequence.is_none() || !observations.heard(node) {
                 continue;
             }
-            if let Some(next) = assign::assignment(&snapshot, &observations, node) {
+            if let Some(mut next) = assign::assignment(&snapshot, &observations, node) {
+                next.credentials = self.credentials(&snapshot, &next);
+                next.images_needed.clone_from(&needed);
                 publish(session, next);
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// Credentials of the stacks that have tasks in the assignment, for pulls that come later than their deploy.
+    fn credentials(&self, snapshot: &Snapshot, assignment: &Assignment) -> BTreeMap<StackName, Logins> {
+        let stacks: BTreeSet<&StackName> =
+            assignment.tasks.values().map(|task| &task.service.stack).collect();
+        let logins = stacks.into_iter().map(|stack| (stack.clone(), self.vault.of_stack(snapshot, stack)));
+        logins.filter(|(_, logins)| !logins.is_empty()).collect()
+    }
+
+    /// Digests of images that revisions need, read again only when revisions have changed.
+    fn images_needed(&self, snapshot: &Snapshot) -> BTreeSet<String> {
+        let mut known = self.needed.lock().unwrap_or_else(PoisonError::into_inner);
+        let same =
+            |of: &Snapshot| of.revisions.is_same(&snapshot.revisions) && of.runs.is_same(&snapshot.runs);
+        match known.as_ref() {
+            Some((of, images)) if same(of) => images.clone(),
+            _ => {
+                let images = assign::images_needed(snapshot);
+                let (revisions, runs) = (snapshot.revisions.clone(), snapshot.runs.clone());
+                *known = Some((Snapshot { revisions, runs, ..Snapshot::default() }, images.clone()));
+                images
             }
         }
     }

@@ -3,8 +3,15 @@
 /// The registry of a name that has none.
 const DEFAULT_REGISTRY: &str = "docker.io";
 
-/// The registry host a name leads to.
+/// The registry a name leads to.
 pub(crate) fn registry(name: &str) -> &str {
+    match host(name) {
+        "index.docker.io" => DEFAULT_REGISTRY,
+        host => host,
+    }
+}
+
+fn host(name: &str) -> &str {
     match name.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
         _ => DEFAULT_REGISTRY,
@@ -13,9 +20,9 @@ pub(crate) fn registry(name: &str) -> &str {
 
 /// `nginx` as `docker.io/library/nginx:latest`. A digest after the tag is kept, and a name with a digest gets no tag.
 pub(crate) fn normalise(name: &str) -> String {
+    let written = host(name);
     let host = registry(name);
-    let host = if host == "index.docker.io" { DEFAULT_REGISTRY } else { host };
-    let path = name.strip_prefix(registry(name)).and_then(|p| p.strip_prefix('/')).unwrap_or(name);
+    let path = name.strip_prefix(written).and_then(|p| p.strip_prefix('/')).unwrap_or(name);
     let library = if host == DEFAULT_REGISTRY && !path.contains('/') { "library/" } else { "" };
     let (bare, _) = path.split_once('@').unwrap_or((path, ""));
     let tagged = bare.rsplit('/').next().unwrap_or_default().contains(':') || path.contains('@');
@@ -42,5 +49,6 @@ mod tests {
             assert_eq!(normalise(short), long, "{short}");
         }
         assert_eq!((registry("a/b"), registry("reg:5000/b")), ("docker.io", "reg:5000"));
+        assert_eq!(registry("index.docker.io/library/nginx"), "docker.io");
     }
 }

@@ -16,6 +16,7 @@
 mod assign;
 mod change;
 mod clock;
+mod credentials;
 mod driver;
 mod events;
 mod image_name;
@@ -29,6 +30,7 @@ mod usage;
 mod view;
 mod wiring;
 
+pub use credentials::KeyError;
 pub use events::EventsError;
 pub use store::{DiskError, LockError, StoreOpenError};
 pub use wiring::{LocalSession, NodeGateway, OpenError, ReportHandle, Scheduler, SchedulerConfig};

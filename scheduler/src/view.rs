@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
+use carrack_api::defaults::SUSPECT_AFTER;
 use carrack_api::validate::ports_collide;
 use carrack_api::{
-    Desired, Health, NodeStatus, PublishedPort, Rollout, ServiceKey, ServiceMode, ServiceSpec, ServiceStatus,
-    StackName, StackStatus, StackView, TaskState, TaskStatus, Timestamp,
+    Desired, Health, NodeStatus, PublishedPort, Rollout, RunStatus, ServiceKey, ServiceMode, ServiceSpec,
+    ServiceStatus, StackName, StackStatus, StackView, TaskState, TaskStatus, Timestamp,
 };
 
 use crate::plan::rollout::{Failing, Scene, failing, wanted_replicas};
 use crate::plan::{Observations, Observed, gate};
-use crate::store::{ServiceRecord, Snapshot, StackPhase, StackRecord, TaskRecord};
+use crate::store::{RunRecord, ServiceRecord, Snapshot, StackPhase, StackRecord, TaskRecord};
 
-/// A node that was not heard for this long is not ready.
-const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 /// A task without an older one beside it may crash this long before its service counts as failed: what it needs may be coming.
 const CRASH_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -44,6 +43,32 @@ impl World<'_> {
             deployed_at: stack.deployed_at,
             removing: stack.phase == StackPhase::Removing,
             services,
+            runs: self.state.runs_of(&stack.name).map(|run| self.run(run)).collect(),
+        }
+    }
+
+    /// A one-off task.
+    pub(crate) fn run(self, run: &RunRecord) -> RunStatus {
+        let task = self.state.tasks.values().rfind(|t| t.service == run.key);
+        let waits = match task {
+            Some(_) => None,
+            None if run.started => None,
+            None => gate::waits_for(self.state, self.observations, &run.key.stack, &run.spec),
+        };
+        let state = match (task, &waits) {
+            (Some(task), _) => self.task(task).state,
+            (None, Some(wait)) if wait.hopeless => TaskState::Rejected,
+            (None, _) => TaskState::Pending,
+        };
+        RunStatus {
+            run: run.key.clone(),
+            service: run.service.clone(),
+            image: run.spec.task.container.image.clone(),
+            remove: run.remove,
+            task: task.map(|t| t.id),
+            state,
+            reason: waits.map(|wait| wait.reason),
+            created_at: run.created_at,
         }
     }
 
@@ -91,11 +116,16 @@ impl World<'_> {
             vips: record.map(|r| r.vips.clone()).unwrap_or_default(),
             ports: record.map(|r| r.ports.clone()).unwrap_or_default(),
             rollout: self.rollout(key, record.map(|r| r.as_ref()), wanted, &tasks),
+            stopped: wanted.is_some() && self.state.is_stopped(key),
+            completed: count(&|t| {
+                current(t) && t.desired == Desired::Run && t.final_state() == Some(TaskState::Completed)
+            }),
         }
     }
 
     fn replicas(self, key: &ServiceKey, wanted: Option<&ServiceSpec>) -> u32 {
         match wanted.map(|s| s.mode) {
+            Some(_) if self.state.is_stopped(key) => 0,
             Some(ServiceMode::Global) => u32::try_from(self.state.nodes.len()).unwrap_or(u32::MAX),
             Some(ServiceMode::Replicated { .. }) => wanted_replicas(self.state, key).unwrap_or(0),
             None => 0,
@@ -111,8 +141,16 @@ impl World<'_> {
     ) -> Rollout {
         let progressing = |reason: &str| Rollout::Progressing { reason: reason.into() };
         let Some(spec) = wanted else { return progressing("its tasks are being stopped") };
+        if self.state.is_stopped(key) {
+            return match tasks.iter().any(TaskRecord::is_live) {
+                true => progressing("its tasks are being stopped"),
+                false => Rollout::Converged,
+            };
+        }
         let Some(record) = record else { return progressing("it is being set up") };
-        let in_step = self.state.service_spec(key, record.template).is_some_and(|s| s.task == spec.task);
+        let fresh = self.state.stacks.get(&key.stack).and_then(|s| s.fresh.get(&key.service).copied());
+        let in_step = self.state.service_spec(key, record.template).is_some_and(|s| s.task == spec.task)
+            && fresh.is_none_or(|fresh| record.template >= fresh);
         if !in_step {
             return progressing("its new revision is about to be rolled out");
         }

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::credentials::{KeyError, Vault};
 use crate::driver::Cluster;
 use crate::events::{EventLog, EventsError};
 use crate::plan::address::Range;
@@ -32,6 +33,9 @@ pub enum OpenError {
     /// The store cannot be used; a second daemon is among the reasons.
     #[error(transparent)]
     Store(#[from] StoreOpenError),
+    /// The key of the store's secrets cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The event log cannot be used.
     #[error(transparent)]
     Events(#[from] EventsError),
@@ -118,7 +122,8 @@ impl Scheduler {
         let (store, guard) = Store::open(&directory)?;
         let started = start(&store, &config.cluster_cidr)?;
         let events = EventLog::open(&directory.join("events"))?;
-        let cluster = Arc::new(Cluster::new(started.id.clone(), store, events));
+        let vault = Vault::open(&config.state_dir.join("keys"))?;
+        let cluster = Arc::new(Cluster::new(started.id.clone(), store, events, vault));
         let (stop, stopped) = watch::channel(false);
         let driver = tokio::spawn(cluster.clone().run(stopped));
         let inner = Inner {

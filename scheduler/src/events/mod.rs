@@ -97,6 +97,7 @@ impl EventLog {
                 subject: draft.subject,
                 message: draft.message,
                 task: draft.task,
+                run: draft.run,
             };
             inner.next += 1;
             if serde_json::to_writer(&mut lines, &event).is_ok() {
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
 
     fn draft(message: &str) -> EventDraft {
-        EventDraft { kind: "task.running", subject: "a/web.1".into(), message: message.into(), task: None }
+        EventDraft::new("task.running", "a/web.1", message.into())
     }
 
     fn messages(log: &EventLog, id: u64) -> Vec<String> {

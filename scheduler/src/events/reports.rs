@@ -1,6 +1,6 @@
 //! Events that follow from two reports in a row. Pure.
 
-use carrack_api::{Health, NodeReport, TaskReport, TaskState};
+use carrack_api::{Health, ImageCollection, NodeReport, TaskReport, TaskState};
 
 use crate::plan::{EventDraft, slot_name};
 use crate::store::Snapshot;
@@ -13,6 +13,11 @@ pub(crate) fn from_reports(
 ) -> Vec<EventDraft> {
     let Some(before) = before else { return Vec::new() };
     let mut events = Vec::new();
+    if after.collection != before.collection
+        && let Some(collection) = &after.collection
+    {
+        events.push(EventDraft::new("image.collected", &after.node.hostname, collected(collection)));
+    }
     for task in &after.tasks {
         let Some(record) = state.tasks.get(&task.task) else { continue };
         let old = before.tasks.iter().find(|t| t.task == task.task);
@@ -22,10 +27,29 @@ pub(crate) fn from_reports(
                 subject: slot_name(&record.service, record.slot),
                 message: format!("{} {text}", task.task),
                 task: Some(task.task),
+                run: Some(task.run),
             });
         }
     }
     events
+}
+
+/// Images named in an event; the rest are counted.
+const IMAGES_NAMED: usize = 5;
+
+fn collected(collection: &ImageCollection) -> String {
+    let ImageCollection { images, freed, used_before, used_after, .. } = collection;
+    let mut named: Vec<&str> = images.iter().take(IMAGES_NAMED).map(String::as_str).collect();
+    let more = images.len().saturating_sub(IMAGES_NAMED);
+    let more_text = format!("{more} more");
+    if more > 0 {
+        named.push(&more_text);
+    }
+    let what = match images.is_empty() {
+        true => "no image could be taken away".to_owned(),
+        false => format!("took away {} and freed {freed}", named.join(", ")),
+    };
+    format!("the disk of the images was {used_before} % full: {what}; now {used_after} %")
 }
 
 fn changes(old: Option<&TaskReport>, new: &TaskReport) -> Vec<(&'static str, String)> {

@@ -97,7 +97,8 @@ impl Range {
 
 /// VIPs that services have.
 pub(crate) fn taken_vips(state: &Snapshot) -> BTreeSet<IpAddr> {
-    state.services.values().flat_map(|s| s.vips.iter().copied()).collect()
+    let services = state.services.values().flat_map(|s| s.vips.iter().copied());
+    services.chain(state.runs.values().flat_map(|r| r.vips.iter().copied())).collect()
 }
 
 /// Addresses on a node that live or lately ended tasks have.

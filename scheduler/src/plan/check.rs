@@ -30,7 +30,8 @@ fn addresses(state: &Snapshot, wrong: &mut Vec<String>) {
     let tasks = state.tasks.values().filter(|t| t.is_live());
     let tasks = tasks.flat_map(|t| t.addresses.iter().map(|a| (*a, t.id.to_string())));
     let vips = state.services.values().flat_map(|s| s.vips.iter().map(|a| (*a, s.key.to_string())));
-    for (address, owner) in tasks.chain(vips) {
+    let of_runs = state.runs.values().flat_map(|r| r.vips.iter().map(|a| (*a, r.key.to_string())));
+    for (address, owner) in tasks.chain(vips).chain(of_runs) {
         if let Some(other) = seen.insert(address, owner.clone()) {
             wrong.push(format!("{address} is given to both {other} and {owner}"));
         }

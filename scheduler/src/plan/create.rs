@@ -79,8 +79,13 @@ fn settle(draft: &mut Draft<'_>, task: &mut TaskRecord, only: Option<NodeId>) ->
         task.placement = format!("no address is free on node {}", choice.node);
         return false;
     }
+    // One-off tasks come and go; the service they are of is what a volume's users know.
+    let user = match draft.state.runs.get(&task.service) {
+        Some(run) => ServiceKey::new(run.key.stack.clone(), run.service.clone()),
+        None => task.service.clone(),
+    };
     for volume in volumes(&spec) {
-        home(draft, volume, &choice.node, &task.service);
+        home(draft, volume, &choice.node, &user);
     }
     let message = format!("{} was placed on node {}: {}", task.id, choice.node, choice.reason);
     task.placement = format!("on {}: {}", choice.node, choice.reason);

@@ -75,7 +75,7 @@ impl<'a> Draft<'a> {
         message: String,
         task: Option<TaskId>,
     ) {
-        self.events.push(EventDraft { kind, subject: subject.to_string(), message, task });
+        self.events.push(EventDraft { task, ..EventDraft::new(kind, subject, message) });
     }
 
     /// Plans again at this moment at the latest.

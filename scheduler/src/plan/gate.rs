@@ -16,7 +16,7 @@ pub(crate) fn waits_for(
         let key = ServiceKey::new(stack.clone(), name.clone());
         let tasks: Vec<&TaskRecord> =
             state.tasks.values().filter(|t| t.service == key).map(|t| t.as_ref()).collect();
-        if state.wanted_spec(&key).is_none() && !dependency.required {
+        if !dependency.required && (state.wanted_spec(&key).is_none() || state.is_stopped(&key)) {
             return None;
         }
         wait(state, observations, &key, dependency, &tasks)
@@ -51,13 +51,19 @@ fn wait(
             (tasks.iter().any(|t| t.is_live() && observations.of(t).is_passing()), "to be passing")
         }
         DependencyCondition::Completed => {
-            let wanted = super::rollout::wanted_replicas(state, key).unwrap_or(1);
+            let wanted = super::rollout::started_replicas(state, key).unwrap_or(1);
             let done = (1..=wanted).all(|slot| tasks.iter().filter(completed).any(|t| t.slot == slot));
             (done, "to complete")
         }
     };
-    if met {
+    // What has completed stays so; anything else of a stopped service is on its way out.
+    let stopped = state.is_stopped(key);
+    if met && (!stopped || dependency.condition == DependencyCondition::Completed) {
         return None;
+    }
+    if stopped {
+        let reason = format!("depends on {}, which is stopped", key.service);
+        return Some(Wait { reason, hopeless: true });
     }
     let failed = state.services.get(key).and_then(|s| s.failed.as_ref());
     let ended =

@@ -47,6 +47,7 @@ fn old_revisions(draft: &mut Draft<'_>) {
                 .map(|r| (service.key.stack.clone(), r)),
         );
     }
+    used.extend(draft.state.runs.values().map(|r| (r.key.stack.clone(), r.revision)));
     let stacks: Vec<StackName> = draft.state.stacks.values().map(|s| s.name.clone()).collect();
     for stack in stacks {
         let all = revisions(draft, &stack);

@@ -1,7 +1,7 @@
 //! The cluster loop's decision: `plan(snapshot, observations, now, seed)` is a value that says what to change and why.
 //!
 //! ```text
-//!   nodes -> verdicts -> services (records, VIPs, ports) -> slots (replicas, rollout) -> pending -> history
+//!   nodes -> verdicts -> services (records, VIPs, ports) -> slots (replicas, rollout) -> runs -> pending -> history
 //! ```
 //! Pure: no clock, no IO, no randomness. Each part sees what the parts before it decided. Owns every change of durable state
 //! that no user asked for directly.
@@ -16,6 +16,7 @@ mod nodes;
 pub(crate) mod observe;
 pub(crate) mod ports;
 pub(crate) mod rollout;
+mod runs;
 mod services;
 mod slots;
 mod verdicts;
@@ -57,6 +58,14 @@ pub(crate) struct EventDraft {
     pub(crate) subject: String,
     pub(crate) message: String,
     pub(crate) task: Option<TaskId>,
+    pub(crate) run: Option<u32>,
+}
+
+impl EventDraft {
+    /// Of no task.
+    pub(crate) fn new(kind: &'static str, subject: impl ToString, message: String) -> Self {
+        Self { kind, subject: subject.to_string(), message, task: None, run: None }
+    }
 }
 
 /// What to change, in order.
@@ -78,6 +87,7 @@ pub(crate) fn plan(snapshot: &Snapshot, observations: &Observations, now: Timest
     draft.count_occupancy();
     services::plan(&mut draft);
     slots::plan(&mut draft);
+    runs::plan(&mut draft);
     create::place_pending(&mut draft);
     history::plan(&mut draft);
     Plan { steps: draft.steps, events: draft.events, wake_at: draft.wake_at, after: draft.state }
@@ -111,8 +121,9 @@ fn stack_of(op: &Op, base: &Snapshot) -> Option<StackName> {
     match op {
         Op::Put(Object::Task(task)) => Some(task.service.stack.clone()),
         Op::Put(Object::Service(service)) => Some(service.key.stack.clone()),
+        Op::Put(Object::Run(run)) => Some(run.key.stack.clone()),
         Op::Delete(Key::Task(id)) => base.tasks.get(id).map(|t| t.service.stack.clone()),
-        Op::Delete(Key::Service(key)) => Some(key.stack.clone()),
+        Op::Delete(Key::Service(key) | Key::Run(key)) => Some(key.stack.clone()),
         Op::Put(_) | Op::Delete(_) => None,
     }
 }

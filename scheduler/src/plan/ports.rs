@@ -48,7 +48,8 @@ pub(crate) fn choose(
 fn taken(state: &Snapshot, except: &ServiceKey) -> BTreeSet<u16> {
     let records = state.services.values().filter(|s| s.key != *except).flat_map(|s| s.ports.iter());
     let specs = active_specs(state).flat_map(|spec| spec.services.values().flat_map(|s| s.ports.iter()));
-    records.chain(specs).filter_map(|p| p.published).collect()
+    let runs = state.runs.values().flat_map(|r| r.spec.ports.iter());
+    records.chain(specs).chain(runs).filter_map(|p| p.published).collect()
 }
 
 fn active_specs(state: &Snapshot) -> impl Iterator<Item = &StackSpec> {

@@ -17,6 +17,12 @@ use crate::store::{ServiceRecord, Snapshot, TaskRecord};
 
 /// Slots wanted of a replicated service now; `None` for a global or unwanted one.
 pub(crate) fn wanted_replicas(state: &Snapshot, key: &ServiceKey) -> Option<u32> {
+    let replicas = started_replicas(state, key)?;
+    Some(if state.is_stopped(key) { 0 } else { replicas })
+}
+
+/// The same as if it were not stopped.
+pub(crate) fn started_replicas(state: &Snapshot, key: &ServiceKey) -> Option<u32> {
     let spec = state.wanted_spec(key)?;
     let ServiceMode::Replicated { replicas } = spec.mode else { return None };
     let deploy = state.stacks.get(&key.stack)?.deploy;

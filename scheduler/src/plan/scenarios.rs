@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use carrack_api::{
     Bytes, Dependency, DependencyCondition, Desired, Exit, Health, Mount, MountSource, NodeId, NodeReport,
-    PortConflict, PortMode, Rollout, ServiceMode, ServiceSpec, StackSpec, TaskId, TaskReport, TaskState,
-    Timestamp,
+    PortConflict, PortMode, Rollout, ServiceKey, ServiceMode, ServiceName, ServiceSpec, StackSpec, TaskId,
+    TaskReport, TaskState, Timestamp,
 };
 
 use super::check::check;
 use super::{NodeObservation, Observations, Plan, plan};
 use crate::store::{
-    ClusterRecord, Object, Op, RevisionRecord, ScaleOverride, ServiceRecord, Snapshot, StackPhase,
+    ClusterRecord, Object, Op, RevisionRecord, RunRecord, ScaleOverride, ServiceRecord, Snapshot, StackPhase,
     StackRecord,
 };
 use crate::testing;
@@ -72,6 +72,7 @@ impl Sim {
                 tasks: here.filter_map(|t| self.reports.get(&t.id)).cloned().collect(),
                 images: Vec::new(),
                 port_conflicts: self.conflicts.clone(),
+                collection: None,
             };
             nodes.insert(
                 id.clone(),
@@ -146,9 +147,13 @@ impl Sim {
         let stack = StackRecord {
             name: name.clone(),
             revision,
-            deploy: before.map_or(0, |b| b.deploy) + 1,
+            deploy: before.as_ref().map_or(0, |b| b.deploy) + 1,
             deployed_at: self.now,
             phase: StackPhase::Active,
+            resolved: Default::default(),
+            stopped: BTreeSet::new(),
+            fresh: before.map(|b| b.fresh.clone()).unwrap_or_default(),
+            set: BTreeSet::new(),
         };
         self.state.apply(Op::Put(Object::Stack(stack)), 1);
         let record = RevisionRecord { stack: name, revision, at: self.now, spec };
@@ -169,6 +174,42 @@ impl Sim {
         self.state.apply(Op::Put(Object::Service(record)), 1);
     }
 
+    /// Changes the record of a stack as a command does.
+    fn change(
+        &mut self,
+        name: &str,
+        edit: impl FnOnce(&mut StackRecord, Vec<ServiceName>),
+        services: &[&str],
+    ) {
+        let mut stack = StackRecord::clone(self.state.stacks.get(&name.parse().unwrap()).unwrap());
+        let spec = self.state.spec(&stack.name, stack.revision).unwrap().clone();
+        let named = services.iter().map(|s| s.parse().unwrap()).collect();
+        edit(&mut stack, if services.is_empty() { spec.services.keys().cloned().collect() } else { named });
+        let record =
+            RevisionRecord { stack: stack.name.clone(), revision: stack.revision, at: self.now, spec };
+        self.state.apply(Op::Put(Object::Revision(record)), 1);
+        self.state.apply(Op::Put(Object::Stack(stack)), 1);
+    }
+
+    fn one_off(&mut self, key: &str, name: &str, options: &[&str]) {
+        let origin: ServiceKey = key.parse().unwrap();
+        let revision = self.state.stacks.get(&origin.stack).unwrap().revision;
+        let mut spec = self.state.service_spec(&origin, revision).unwrap().clone();
+        spec.ports.clear();
+        let run = RunRecord {
+            key: name.parse().unwrap(),
+            service: origin.service,
+            revision,
+            started: spec.depends_on.is_empty(),
+            spec,
+            remove: options.contains(&"rm"),
+            doomed: options.contains(&"doomed"),
+            created_at: self.now,
+            vips: Vec::new(),
+        };
+        self.state.apply(Op::Put(Object::Run(run)), 1);
+    }
+
     fn status(&self, name: &str) -> String {
         let observations = self.observations();
         let world = World { state: &self.state, observations: &observations, now: self.now };
@@ -182,10 +223,16 @@ impl Sim {
                 Rollout::Progressing { reason } => format!("progressing: {reason}"),
                 Rollout::Failed { reason } => format!("failed: {reason}"),
             };
+            let stopped = if s.stopped { ", stopped" } else { "" };
             text += &format!(
-                "  {} {}/{} passing, {} current, {rollout}\n",
+                "  {} {}/{} passing, {} current, {rollout}{stopped}\n",
                 s.service.service, s.passing, s.replicas, s.current
             );
+        }
+        for run in stack.runs {
+            let task = run.task.map(|t| format!(" {t}")).unwrap_or_default();
+            let reason = run.reason.map(|r| format!(": {r}")).unwrap_or_default();
+            text += &format!("  {}{task} {}{reason}\n", run.run.service, run.state);
         }
         text
     }
@@ -201,6 +248,18 @@ impl Sim {
             ["deploy", name, services @ ..] => self.deploy(parse_stack(name, services)),
             ["remove", name] => self.remove(name),
             ["scale", key, replicas] => self.scale(key, replicas.parse().unwrap()),
+            ["stop", name, services @ ..] => self.change(name, |s, names| s.stopped.extend(names), services),
+            ["start", name, services @ ..] => {
+                self.change(name, |s, names| s.stopped.retain(|n| !names.contains(n)), services);
+            }
+            ["restart", name, services @ ..] => {
+                let edit = |s: &mut StackRecord, names: Vec<ServiceName>| {
+                    s.revision += 1;
+                    s.fresh.extend(names.into_iter().map(|name| (name, s.revision)));
+                };
+                self.change(name, edit, services);
+            }
+            ["run", service, name, options @ ..] => self.one_off(service, name, options),
             ["wait", seconds] => self.now = self.now.after(Duration::from_secs(seconds.parse().unwrap())),
             ["obey"] => self.obey(),
             ["passing", ids @ ..] => tasks(ids).into_iter().for_each(|id| self.set(id, |r| pass(r, now))),

@@ -43,12 +43,22 @@ fn keep(draft: &mut Draft<'_>, stack: &StackRecord, key: &ServiceKey, spec: &Ser
     });
     let mut reasons = Vec::new();
     let template = draft.state.service_spec(key, record.template).map(|s| &s.task);
+    let fresh = stack.fresh.get(&key.service).copied().unwrap_or(0);
     if template != Some(&spec.task) {
         record.template = stack.revision;
         reasons.push(format!("revision {} has another task spec", stack.revision));
+    } else if record.template < fresh {
+        record.template = stack.revision;
+        reasons.push("a restart was asked for".into());
     }
     if record.failed.take_if(|f| f.deploy != stack.deploy).is_some() {
         reasons.push("a new deploy tries again".into());
+    }
+    if record.failed.take_if(|f| f.template != record.template).is_some() {
+        reasons.push("its new revision is a new try".into());
+    }
+    if stack.stopped.contains(&key.service) {
+        rest(&mut record, spec, &mut reasons);
     }
     if record.scale.take_if(|s| s.deploy != stack.deploy).is_some() {
         reasons.push("a new deploy returns to the file's replicas".into());
@@ -63,6 +73,18 @@ fn keep(draft: &mut Draft<'_>, stack: &StackRecord, key: &ServiceKey, spec: &Ser
     if before.as_ref() != Some(&record) {
         let reason = if before.is_none() { format!("new{}", join(&reasons)) } else { reasons.join(", ") };
         draft.service(reason, record);
+    }
+}
+
+/// Of a stopped service nothing is left that a start would not decide anew.
+fn rest(record: &mut ServiceRecord, spec: &ServiceSpec, reasons: &mut Vec<String>) {
+    if record.failed.take().is_some() {
+        reasons.push("it is stopped, a start tries again".into());
+    }
+    let waits = !spec.depends_on.is_empty();
+    if record.started && waits {
+        record.started = false;
+        reasons.push("it is stopped, a start waits for its dependencies".into());
     }
 }
 
@@ -126,7 +148,9 @@ fn retire(draft: &mut Draft<'_>, key: &ServiceKey) {
 
 /// Closes a stack that is being removed once nothing of it is left.
 fn close(draft: &mut Draft<'_>, stack: &StackRecord) {
-    if draft.state.services_of(&stack.name).next().is_some() {
+    if draft.state.services_of(&stack.name).next().is_some()
+        || draft.state.runs_of(&stack.name).next().is_some()
+    {
         return;
     }
     for revision in revisions(draft, &stack.name) {

@@ -18,7 +18,7 @@ use super::draft::Draft;
 use super::gate;
 use super::observe::Observed;
 use super::rollout::{self, Failing, Scene};
-use crate::store::{RolloutVerdict, ServiceRecord, TaskRecord, Verdict};
+use crate::store::{Object, Op, RolloutVerdict, ServiceRecord, TaskRecord, Verdict};
 
 /// A task that ended unasked and is replaced on the spot is not replaced sooner than this.
 const REPLACE_DELAY: Duration = Duration::from_secs(1);
@@ -31,7 +31,9 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         let Some(spec) = draft.state.wanted_spec(&key).cloned() else { continue };
         let Some(deploy) = draft.state.stacks.get(&key.stack).map(|s| s.deploy) else { continue };
         let mut turn = Turn { key, record, spec, deploy };
-        if turn.open(draft) {
+        if draft.state.is_stopped(&turn.key) {
+            turn.rest(draft);
+        } else if turn.open(draft) {
             turn.judge(draft);
             turn.slots(draft);
         }
@@ -60,6 +62,22 @@ struct Slot {
 }
 
 impl Turn {
+    /// The service is stopped: its tasks go, and those that failed by themselves count as stopped, so that a start tries again.
+    /// What has completed stays completed.
+    fn rest(&self, draft: &mut Draft<'_>) {
+        for mut task in draft.tasks(&self.key).into_iter().rev().filter(|t| t.desired == Desired::Run) {
+            if task.is_live() {
+                if heard(draft, &task) {
+                    stop(draft, task, "its service is stopped");
+                }
+            } else if task.final_state() != Some(TaskState::Completed) {
+                let subject = format!("{} {}", task.slot_key(), task.id);
+                task.desired = Desired::Stop;
+                draft.push(super::BOOK, subject, "its service is stopped", Op::Put(Object::Task(task)));
+            }
+        }
+    }
+
     /// The first task may be made: dependencies have come far enough once.
     fn open(&mut self, draft: &mut Draft<'_>) -> bool {
         if self.record.started {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use carrack_api::defaults::STATE_DIR;
 use carrack_api::validate::validate;
 use carrack_api::{
-    ChangeKind, FieldProblem, NodeId, NodeRequest, Problem, PullPolicy, PutStack, RegistryCredentials,
-    Reservations, ResolvedImage, ServiceKey, StackChange, StackSpec, VolumeStatus,
+    ChangeKind, FieldProblem, NodeId, NodeRequest, Problem, PullPolicy, PutStack, Reservations,
+    ResolvedImage, ServiceKey, StackChange, StackSpec, Timestamp, VolumeStatus,
 };
 use futures_util::{StreamExt, stream};
 
@@ -15,10 +15,13 @@ use super::nodes::{any_node, ask};
 use super::problem::from_commit;
 use crate::change;
 use crate::clock;
+use crate::credentials::{self, Logins};
 use crate::image_name::registry;
 use crate::place::{Candidate, Request, place};
 use crate::plan::{EventDraft, ports, volumes};
-use crate::store::{CommitError, Key, Object, Op, RevisionRecord, Snapshot, StackPhase, StackRecord, Txn};
+use crate::store::{
+    CommitError, Key, Object, Op, Resolved, RevisionRecord, Snapshot, StackPhase, StackRecord, Txn,
+};
 use crate::wiring::Inner;
 
 /// Tries of a write that others changed meanwhile.
@@ -58,17 +61,24 @@ pub(super) async fn deploy(
     let node = any_node(inner).await?;
     check_room(inner, &spec)?;
     check_external_volumes(inner, &node, &spec).await?;
-    resolve(inner, &node, &mut spec, &credentials).await?;
+    let given = check_credentials(&spec, credentials)?;
+    let resolved = resolve(inner, &node, &mut spec, &given).await?;
     for _ in 0..COMMIT_TRIES {
         let snapshot = inner.cluster.store.snapshot();
         check_basis(&snapshot, &spec, basis)?;
         check_ports(&snapshot, &spec)?;
-        let step = Step::new(&snapshot, &spec);
-        if dry_run || step.is_empty() {
+        let beside = inner
+            .cluster
+            .vault
+            .keep(&snapshot, &spec, &given, clock::now())
+            .map_err(|error| Problem::internal(error.to_string()))?;
+        let step = Step::new(&snapshot, &spec, &resolved, beside);
+        if dry_run || step.changes_nothing(&snapshot) {
             return Ok(step.change);
         }
         let txn = step.txn(&snapshot, &spec);
         match inner.cluster.store.commit(txn).await {
+            Ok(_) if step.is_empty() => return Ok(step.change),
             Ok(_) => {
                 let change = step.done();
                 inner.cluster.events.append(vec![deployed(&spec, &change)], clock::now());
@@ -81,7 +91,26 @@ pub(super) async fn deploy(
     Err(from_commit(CommitError::Conflict(Key::Stack(spec.name))))
 }
 
-fn invalid(text: &str, problems: Vec<FieldProblem>) -> Problem {
+/// The credentials that are for registries of the stack's images; others are dropped.
+fn check_credentials(spec: &StackSpec, given: Logins) -> Result<Logins, Problem> {
+    let registries = credentials::registries(spec);
+    let given: Logins = given.into_iter().filter(|(registry, _)| registries.contains(registry)).collect();
+    let refused = |text: String| Problem::new(422, "invalid-credentials", text);
+    if given.len() > credentials::REGISTRIES_MAX {
+        return Err(refused(format!(
+            "credentials for {} registries; a stack keeps those of {}",
+            given.len(),
+            credentials::REGISTRIES_MAX
+        )));
+    }
+    for (registry, login) in &given {
+        credentials::check(login)
+            .map_err(|reason| refused(format!("the credentials for {registry} cannot be used: {reason}")))?;
+    }
+    Ok(given)
+}
+
+pub(super) fn invalid(text: &str, problems: Vec<FieldProblem>) -> Problem {
     let detail = match problems.as_slice() {
         [one] => format!("{text}: {}: {}", one.path, one.message),
         many => format!("{text}: {} problems", many.len()),
@@ -89,7 +118,7 @@ fn invalid(text: &str, problems: Vec<FieldProblem>) -> Problem {
     Problem { problems, ..Problem::new(422, "invalid-spec", detail) }
 }
 
-fn check_basis(snapshot: &Snapshot, spec: &StackSpec, basis: Basis) -> Result<(), Problem> {
+pub(super) fn check_basis(snapshot: &Snapshot, spec: &StackSpec, basis: Basis) -> Result<(), Problem> {
     let current = snapshot.stack(&spec.name).map_or(0, |s| s.revision);
     let fits = match basis {
         Basis::Any => true,
@@ -129,7 +158,7 @@ fn check_ports(snapshot: &Snapshot, spec: &StackSpec) -> Result<(), Problem> {
 }
 
 /// Reservations that no node could meet even when it were empty.
-fn check_room(inner: &Inner, spec: &StackSpec) -> Result<(), Problem> {
+pub(super) fn check_room(inner: &Inner, spec: &StackSpec) -> Result<(), Problem> {
     let observations = inner.cluster.observed();
     let candidates: Vec<Candidate<'_>> = observations
         .nodes
@@ -179,33 +208,39 @@ async fn check_external_volumes(inner: &Inner, node: &NodeId, spec: &StackSpec) 
     if problems.is_empty() { Ok(()) } else { Err(invalid("a volume is missing", problems)) }
 }
 
-/// Writes the digest of every image into the spec, each asked for once.
-async fn resolve(
+/// Writes the digest of every image into the spec, each asked for once, with the credentials of this deploy, else with those
+/// that the stack keeps. Answers when the registries were asked, for images whose policy wants to know.
+pub(super) async fn resolve(
     inner: &Inner,
     node: &NodeId,
     spec: &mut StackSpec,
-    credentials: &BTreeMap<String, RegistryCredentials>,
-) -> Result<(), Problem> {
-    let mut wanted: BTreeMap<String, PullPolicy> = BTreeMap::new();
-    for service in spec.services.values() {
-        let container = &service.task.container;
-        let policy = wanted.entry(container.image.clone()).or_insert(container.pull);
-        if container.pull == PullPolicy::Always {
-            *policy = PullPolicy::Always;
-        }
-    }
-    let answers: BTreeMap<String, Result<ResolvedImage, Problem>> = stream::iter(wanted)
+    given: &Logins,
+) -> Result<BTreeMap<String, Resolved>, Problem> {
+    let snapshot = inner.cluster.store.snapshot();
+    let mut logins = inner.cluster.vault.of_stack(&snapshot, &spec.name);
+    logins.extend(given.clone());
+    let (logins, now) = (&logins, clock::now());
+    let known = snapshot.stacks.get(&spec.name).map(|s| s.resolved.clone()).unwrap_or_default();
+    let wanted = policies(spec);
+    let (mut resolved, answered, asked) = due(&wanted, &known, now);
+    let mut answers: BTreeMap<String, Result<ResolvedImage, Problem>> = stream::iter(asked)
         .map(|(reference, policy)| async move {
             let request = NodeRequest::ImageResolve {
                 reference: reference.clone(),
                 policy,
-                credentials: credentials.get(registry(&reference)).cloned(),
+                credentials: logins.get(registry(&reference)).cloned(),
             };
             (reference, ask(inner, node, request, RESOLVE_DEADLINE).await)
         })
         .buffer_unordered(RESOLVES_AT_ONCE)
         .collect()
         .await;
+    for (reference, answer) in &answers {
+        if let (Ok(image), Some(PullPolicy::Every { .. })) = (answer, wanted.get(reference)) {
+            resolved.insert(reference.clone(), Resolved { digest: image.digest.clone(), at: now });
+        }
+    }
+    answers.extend(answered.into_iter().map(|image| (image.name.clone(), Ok(image))));
     let mut failures = Vec::new();
     for (name, service) in &mut spec.services {
         let container = &mut service.task.container;
@@ -219,7 +254,55 @@ async fn resolve(
             )),
         }
     }
-    image_problem(failures)
+    image_problem(failures).map(|()| resolved)
+}
+
+/// The policy of each image: of several services' the one that asks most.
+fn policies(spec: &StackSpec) -> BTreeMap<String, PullPolicy> {
+    fn eagerness(policy: PullPolicy) -> (u8, std::cmp::Reverse<u64>) {
+        let (rank, seconds) = match policy {
+            PullPolicy::Never => (0, 0),
+            PullPolicy::Missing => (1, 0),
+            PullPolicy::Every { seconds } => (2, seconds),
+            PullPolicy::Always => (3, 0),
+        };
+        (rank, std::cmp::Reverse(seconds))
+    }
+    let mut policies: BTreeMap<String, PullPolicy> = BTreeMap::new();
+    for service in spec.services.values() {
+        let container = &service.task.container;
+        let policy = policies.entry(container.image.clone()).or_insert(container.pull);
+        if eagerness(container.pull) > eagerness(*policy) {
+            *policy = container.pull;
+        }
+    }
+    policies
+}
+
+/// What is known well enough, as it is kept and as an answer, and what is to be asked, with the policy to ask by.
+fn due(
+    wanted: &BTreeMap<String, PullPolicy>,
+    known: &BTreeMap<String, Resolved>,
+    now: Timestamp,
+) -> (BTreeMap<String, Resolved>, Vec<ResolvedImage>, BTreeMap<String, PullPolicy>) {
+    let (mut kept, mut answers, mut asked) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    for (reference, policy) in wanted {
+        let PullPolicy::Every { seconds } = policy else {
+            asked.insert(reference.clone(), *policy);
+            continue;
+        };
+        let fresh = |r: &&Resolved| r.at <= now && now.since(r.at) < Duration::from_secs(*seconds);
+        match known.get(reference).filter(fresh) {
+            Some(last) => {
+                kept.insert(reference.clone(), last.clone());
+                answers.push(ResolvedImage { name: reference.clone(), digest: last.digest.clone() });
+            }
+            None => {
+                asked.insert(reference.clone(), PullPolicy::Always);
+            }
+        }
+    }
+    (kept, answers, asked)
 }
 
 fn image_problem(failures: Vec<(String, String, Problem)>) -> Result<(), Problem> {
@@ -252,10 +335,17 @@ struct Step {
     same_spec: bool,
     /// Something holds only until the next deploy: a scale by command, a rollout that was given up.
     releases: bool,
+    /// Changes of what stands beside the stack: its credentials.
+    beside: Vec<Op>,
 }
 
 impl Step {
-    fn new(snapshot: &Snapshot, spec: &StackSpec) -> Self {
+    fn new(
+        snapshot: &Snapshot,
+        spec: &StackSpec,
+        resolved: &BTreeMap<String, Resolved>,
+        beside: Vec<Op>,
+    ) -> Self {
         let before = snapshot.stacks.get(&spec.name);
         let active = before.filter(|s| s.phase == StackPhase::Active);
         let old = active.and_then(|s| snapshot.spec(&s.name, s.revision));
@@ -275,20 +365,38 @@ impl Step {
             deploy: before.map_or(0, |s| s.deploy) + 1,
             deployed_at: clock::now(),
             phase: StackPhase::Active,
+            resolved: resolved.clone(),
+            stopped: BTreeSet::new(),
+            fresh: active.map(|s| s.fresh.clone()).unwrap_or_default(),
+            set: BTreeSet::new(),
         };
         let releases = !notes.is_empty();
         let notes = notes.into_iter().map(|n| n.text).collect();
-        Self { change: StackChange { revision: shown, services, notes }, stack, same_spec, releases }
+        Self { change: StackChange { revision: shown, services, notes }, stack, same_spec, releases, beside }
     }
 
     fn is_empty(&self) -> bool {
         self.same_spec && !self.releases
     }
 
+    /// Not even when registries were asked last, or with which credentials.
+    fn changes_nothing(&self, snapshot: &Snapshot) -> bool {
+        let before = snapshot.stacks.get(&self.stack.name);
+        self.is_empty() && self.beside.is_empty() && before.is_some_and(|b| b.resolved == self.stack.resolved)
+    }
+
     fn txn(&self, snapshot: &Snapshot, spec: &StackSpec) -> Txn {
         let key = Key::Stack(spec.name.clone());
         let expect = vec![(key.clone(), snapshot.version(&key))];
-        let mut ops = vec![Op::Put(Object::Stack(self.stack.clone()))];
+        let before = snapshot.stacks.get(&spec.name).filter(|_| self.is_empty());
+        let stack = match before {
+            Some(before) => {
+                StackRecord { resolved: self.stack.resolved.clone(), ..StackRecord::clone(before) }
+            }
+            None => self.stack.clone(),
+        };
+        let mut ops = vec![Op::Put(Object::Stack(stack))];
+        ops.extend(self.beside.iter().cloned());
         if !self.same_spec {
             let record = RevisionRecord {
                 stack: spec.name.clone(),
@@ -313,11 +421,19 @@ struct Note {
 
 /// What stood until this deploy and ends with it.
 fn notes(snapshot: &Snapshot, spec: &StackSpec) -> Vec<Note> {
-    let deploy = snapshot.stack(&spec.name).map(|s| s.deploy);
+    let stack = snapshot.stack(&spec.name);
+    let deploy = stack.map(|s| s.deploy);
     let mut notes = Vec::new();
     for record in snapshot.services_of(&spec.name) {
         let Some(service) = spec.services.get(&record.key.service) else { continue };
         let name = &record.key.service;
+        let mut note = |text| notes.push(Note { service: record.key.clone(), text });
+        if snapshot.is_stopped(&record.key) {
+            note(format!("{name}: it was stopped and is started again"));
+        }
+        if stack.is_some_and(|s| s.set.contains(name)) && snapshot.wanted_spec(&record.key) != Some(service) {
+            note(format!("{name}: what `carrack set` changed returns to the file"));
+        }
         if let Some(scale) = record.scale.filter(|s| Some(s.deploy) == deploy)
             && let Some(replicas) = service.replicas()
             && replicas != scale.replicas
@@ -349,5 +465,5 @@ fn deployed(spec: &StackSpec, change: &StackChange) -> EventDraft {
     });
     let words: Vec<String> = words.collect();
     let message = format!("revision {} of {}: {}", change.revision, spec.name, words.join(", "));
-    EventDraft { kind: "stack.deployed", subject: spec.name.to_string(), message, task: None }
+    EventDraft::new("stack.deployed", &spec.name, message)
 }

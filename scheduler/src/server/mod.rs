@@ -8,10 +8,14 @@ mod deploy;
 mod exec;
 mod images;
 mod info;
+mod lifecycle;
 mod logs;
 mod nodes;
 mod problem;
+mod registries;
+mod runs;
 mod services;
+mod set;
 mod stacks;
 mod tasks;
 mod volumes;
@@ -65,17 +69,25 @@ fn routes() -> OpenApiRouter<Arc<Inner>> {
         .routes(routes!(stacks::get, stacks::put, stacks::delete))
         .routes(routes!(stacks::spec))
         .routes(routes!(services::list))
-        .routes(routes!(services::get))
+        .routes(routes!(lifecycle::stop))
+        .routes(routes!(lifecycle::start))
+        .routes(routes!(lifecycle::restart))
+        .routes(routes!(services::get, set::set))
         .routes(routes!(services::scale))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::inspect))
+        .routes(routes!(tasks::signal))
+        .routes(routes!(runs::list, runs::create))
+        .routes(routes!(runs::delete))
         .routes(routes!(exec::exec))
         .routes(routes!(logs::logs))
         .routes(routes!(images::list))
         .routes(routes!(images::load))
         .routes(routes!(images::pull))
         .routes(routes!(images::delete))
+        .routes(routes!(registries::login))
+        .routes(routes!(registries::forget))
         .routes(routes!(volumes::list))
         .routes(routes!(volumes::delete))
         .routes(routes!(watch::stack))
@@ -185,6 +197,14 @@ mod tests {
             "put /v1/stacks/{name}",
             "delete /v1/stacks/{name}",
             "get /v1/stacks/{name}/spec",
+            "post /v1/stacks/{name}/stop",
+            "post /v1/stacks/{name}/start",
+            "post /v1/stacks/{name}/restart",
+            "patch /v1/services/{stack}/{service}",
+            "post /v1/tasks/{id}/signal",
+            "get /v1/runs",
+            "post /v1/runs",
+            "delete /v1/runs/{stack}/{name}",
             "get /v1/services",
             "get /v1/services/{stack}/{service}",
             "put /v1/services/{stack}/{service}/scale",
@@ -197,6 +217,8 @@ mod tests {
             "post /v1/images/load",
             "post /v1/images/pull",
             "delete /v1/images/{*reference}",
+            "post /v1/registries/login",
+            "delete /v1/registries/{registry}",
             "get /v1/volumes",
             "delete /v1/volumes/{name}",
             "get /v1/watch",
@@ -205,7 +227,7 @@ mod tests {
         ] {
             assert!(listed.iter().any(|l| l == route), "{route} is not in {listed:#?}");
         }
-        assert_eq!(listed.len(), 24);
+        assert_eq!(listed.len(), 34);
         for item in paths.values().flat_map(|p| p.as_object().unwrap().values()) {
             assert!(!item["responses"].as_object().unwrap().is_empty(), "{item}");
         }

@@ -41,11 +41,11 @@ pub(super) async fn list(State(inner): App, Params(params): Params<ListParams>) 
     }))
 }
 
-fn key(stack: &str, service: &str) -> Result<ServiceKey, Problem> {
+pub(super) fn key(stack: &str, service: &str) -> Result<ServiceKey, Problem> {
     Ok(ServiceKey::new(name(stack, "no-stack")?, name(service, "no-service")?))
 }
 
-fn no_service(snapshot: &Snapshot, key: &ServiceKey) -> Problem {
+pub(super) fn no_service(snapshot: &Snapshot, key: &ServiceKey) -> Problem {
     if snapshot.stack(&key.stack).is_none() {
         return no_stack(&key.stack);
     }
@@ -85,8 +85,7 @@ pub(super) async fn scale(
         match inner.cluster.store.commit(txn).await {
             Ok(_) => {
                 let message = format!("{key} was scaled to {}", body.replicas);
-                let event =
-                    EventDraft { kind: "service.scaled", subject: key.to_string(), message, task: None };
+                let event = EventDraft::new("service.scaled", &key, message);
                 inner.cluster.events.append(vec![event], clock::now());
                 break;
             }

@@ -14,6 +14,7 @@ use super::info::world;
 use super::problem::{ApiError, ApiResult, JsonBody, Params, from_commit, name};
 use crate::change::hide_secrets;
 use crate::clock;
+use crate::credentials::forget_stack;
 use crate::plan::EventDraft;
 use crate::store::{CommitError, Key, Object, Op, StackPhase, StackRecord, Txn};
 
@@ -30,7 +31,7 @@ pub(super) fn no_stack(name: &StackName) -> Problem {
     Problem::not_found("no-stack", format!("no stack {name:?}")).hint("`carrack ls` lists the stacks")
 }
 
-fn tagged<T: serde::Serialize>(revision: u64, body: T) -> Response {
+pub(super) fn tagged<T: serde::Serialize>(revision: u64, body: T) -> Response {
     ([(header::ETAG, format!("\"{revision}\""))], Json(body)).into_response()
 }
 
@@ -92,7 +93,7 @@ pub(super) async fn put(
 }
 
 /// Reads `If-Match`.
-fn basis(headers: &HeaderMap) -> Result<Basis, Problem> {
+pub(super) fn basis(headers: &HeaderMap) -> Result<Basis, Problem> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(Basis::Any) };
     let text = value.to_str().unwrap_or_default().trim();
     if text == "*" {
@@ -119,12 +120,13 @@ pub(super) async fn delete(State(inner): App, Path(text): Path<String>) -> ApiRe
         let key = Key::Stack(stack.clone());
         let expect = vec![(key.clone(), snapshot.version(&key))];
         let record = StackRecord { phase: StackPhase::Removing, ..StackRecord::clone(record) };
-        let ops = vec![Op::Put(Object::Stack(record))];
+        let mut ops = vec![Op::Put(Object::Stack(record))];
+        // What is stopped is pulled no more.
+        ops.extend(forget_stack(&snapshot, &stack));
         match inner.cluster.store.commit(Txn { expect, ops }).await {
             Ok(_) => {
                 let message = format!("stack {stack} is being removed");
-                let event =
-                    EventDraft { kind: "stack.removing", subject: stack.to_string(), message, task: None };
+                let event = EventDraft::new("stack.removing", &stack, message);
                 inner.cluster.events.append(vec![event], clock::now());
                 return Ok(StatusCode::ACCEPTED);
             }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use carrack_api::{NodeRequest, Problem, ServiceName, StackName, TaskId, TaskStatus};
+use axum::http::StatusCode;
+use carrack_api::container::parse_signal;
+use carrack_api::{NodeRequest, Problem, SendSignal, ServiceName, StackName, TaskId, TaskStatus};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
@@ -12,10 +14,14 @@ use utoipa::IntoParams;
 use super::App;
 use super::info::world;
 use super::nodes::ask;
-use super::problem::{ApiResult, Params, name};
+use super::problem::{ApiResult, JsonBody, Params, name};
 use crate::change::hide_secrets;
+use crate::clock;
+use crate::plan::{EventDraft, slot_name};
 use crate::store::{Snapshot, TaskRecord};
 
+/// Time for a node to send a signal.
+const SIGNAL_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for a node to say what it knows of a task.
 const INSPECT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -87,4 +93,32 @@ pub(super) async fn inspect(State(inner): App, Path(id): Path<String>) -> ApiRes
         "usage": inner.cluster.usage.of(task.id),
         "node": node,
     })))
+}
+
+/// Sends a signal to the first process of a task that runs. What follows its end is its restart policy's.
+#[utoipa::path(post, path = "/v1/tasks/{id}/signal", params(("id" = String, Path)), request_body = SendSignal,
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn signal(
+    State(inner): App,
+    Path(id): Path<String>,
+    JsonBody(body): JsonBody<SendSignal>,
+) -> ApiResult<StatusCode> {
+    let signal = parse_signal(&body.signal).ok_or_else(|| {
+        Problem::new(422, "invalid-signal", format!("{:?} is no signal", body.signal))
+            .hint("for example TERM, SIGHUP or 9")
+    })?;
+    let task = find(&inner.cluster.store.snapshot(), &id)?;
+    let Some(node) = task.node.clone().filter(|_| task.is_live()) else {
+        let text = format!("task {} does not run", task.id);
+        return Err(Problem::new(409, "not-running", text)
+            .hint("`carrack ps` lists the tasks that run")
+            .into());
+    };
+    let request = NodeRequest::Signal { task: task.id, signal };
+    let _: Value = ask(&inner, &node, request, SIGNAL_DEADLINE).await?;
+    let message = format!("{} was sent {}", task.id, carrack_api::container::signal_name(signal));
+    let subject = slot_name(&task.service, task.slot);
+    let event = EventDraft { task: Some(task.id), ..EventDraft::new("task.signalled", subject, message) };
+    inner.cluster.events.append(vec![event], clock::now());
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -1,11 +1,11 @@
 //! The durable objects. Owns their shape on disk; states and health are not here, they are re-learned from nodes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use carrack_api::{
-    ClusterId, Desired, Exit, NodeId, NodeInfo, PublishedPort, ServiceKey, SlotKey, StackName, StackSpec,
-    TaskId, TaskState, Timestamp, VolumeName,
+    ClusterId, Desired, Exit, NodeId, NodeInfo, PublishedPort, ServiceKey, ServiceName, ServiceSpec, SlotKey,
+    StackName, StackSpec, TaskId, TaskState, Timestamp, VolumeName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,25 @@ pub(crate) struct StackRecord {
     pub(crate) deploy: u64,
     pub(crate) deployed_at: Timestamp,
     pub(crate) phase: StackPhase,
+    /// What the registries answered, by image as written, for pull policies that ask again only after some time.
+    #[serde(default)]
+    pub(crate) resolved: BTreeMap<String, Resolved>,
+    /// Services kept at zero until a start or a deploy.
+    #[serde(default)]
+    pub(crate) stopped: BTreeSet<ServiceName>,
+    /// Tasks of these services that were made from an earlier revision are replaced although their spec is the same.
+    #[serde(default)]
+    pub(crate) fresh: BTreeMap<ServiceName, u64>,
+    /// Services that differ from the file deployed last by command.
+    #[serde(default)]
+    pub(crate) set: BTreeSet<ServiceName>,
+}
+
+/// What a registry said a tag means, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Resolved {
+    pub(crate) digest: String,
+    pub(crate) at: Timestamp,
 }
 
 /// Whether a stack is wanted.
@@ -156,6 +175,28 @@ impl TaskRecord {
     }
 }
 
+/// A one-off task: asked for by command, outside of its stack's services, their VIPs and their rollouts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RunRecord {
+    /// Its name; no service has it.
+    pub(crate) key: ServiceKey,
+    /// The service whose definition it came from.
+    pub(crate) service: ServiceName,
+    /// The revision of the stack whose networks it is on.
+    pub(crate) revision: u64,
+    /// What it is, image resolved.
+    pub(crate) spec: ServiceSpec,
+    /// It is taken away with its log once it has ended.
+    pub(crate) remove: bool,
+    /// Its dependencies have come far enough, or are not waited for.
+    pub(crate) started: bool,
+    /// Somebody asked to take it away.
+    pub(crate) doomed: bool,
+    pub(crate) created_at: Timestamp,
+    /// A virtual address, when it publishes ports.
+    pub(crate) vips: Vec<IpAddr>,
+}
+
 /// A named volume and the node that holds its data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct VolumeRecord {
@@ -163,6 +204,15 @@ pub(crate) struct VolumeRecord {
     pub(crate) node: NodeId,
     /// Services that used it, for messages.
     pub(crate) services: BTreeSet<ServiceKey>,
+}
+
+/// Credentials of a stack for a registry, sealed (see [`crate::credentials`]).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct LoginRecord {
+    pub(crate) stack: StackName,
+    pub(crate) registry: String,
+    pub(crate) sealed: String,
+    pub(crate) at: Timestamp,
 }
 
 /// The name of an object.
@@ -176,6 +226,9 @@ pub(crate) enum Key {
     Service(ServiceKey),
     Task(TaskId),
     Volume(VolumeName),
+    Run(ServiceKey),
+    /// Of a stack for a registry.
+    Login(StackName, String),
 }
 
 impl std::fmt::Display for Key {
@@ -188,6 +241,8 @@ impl std::fmt::Display for Key {
             Self::Service(key) => write!(f, "service {key}"),
             Self::Task(id) => write!(f, "task {id}"),
             Self::Volume(name) => write!(f, "volume {name}"),
+            Self::Run(key) => write!(f, "one-off task {key}"),
+            Self::Login(stack, registry) => write!(f, "credentials of stack {stack} for {registry}"),
         }
     }
 }
@@ -203,6 +258,8 @@ pub(crate) enum Object {
     Service(ServiceRecord),
     Task(TaskRecord),
     Volume(VolumeRecord),
+    Run(RunRecord),
+    Login(LoginRecord),
 }
 
 impl Object {
@@ -216,6 +273,8 @@ impl Object {
             Self::Service(r) => Key::Service(r.key.clone()),
             Self::Task(r) => Key::Task(r.id),
             Self::Volume(r) => Key::Volume(r.name.clone()),
+            Self::Run(r) => Key::Run(r.key.clone()),
+            Self::Login(r) => Key::Login(r.stack.clone(), r.registry.clone()),
         }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use carrack_api::{NodeId, ServiceKey, ServiceSpec, StackName, StackSpec, TaskId, VolumeName};
 
 use super::model::{
-    ClusterRecord, Key, NodeRecord, Object, Op, RevisionRecord, ServiceRecord, StackPhase, StackRecord,
-    TaskRecord, VolumeRecord,
+    ClusterRecord, Key, LoginRecord, NodeRecord, Object, Op, RevisionRecord, RunRecord, ServiceRecord,
+    StackPhase, StackRecord, TaskRecord, VolumeRecord,
 };
 
 /// An object and the index of the transaction that wrote it.
@@ -59,6 +59,11 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.len()
     }
 
+    /// Nothing was written between the two.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     fn version(&self, key: &K) -> Option<u64> {
         self.0.get(key).map(|e| e.version)
     }
@@ -84,6 +89,8 @@ pub(crate) struct Snapshot {
     pub(crate) services: Table<ServiceKey, ServiceRecord>,
     pub(crate) tasks: Table<TaskId, TaskRecord>,
     pub(crate) volumes: Table<VolumeName, VolumeRecord>,
+    pub(crate) runs: Table<ServiceKey, RunRecord>,
+    pub(crate) logins: Table<(StackName, String), LoginRecord>,
 }
 
 impl Snapshot {
@@ -102,8 +109,11 @@ impl Snapshot {
         self.revisions.get(&(stack.clone(), revision)).map(|r| &r.spec)
     }
 
-    /// The service's spec at a revision of its stack.
+    /// The service's spec at a revision of its stack; that of a one-off task is its own.
     pub(crate) fn service_spec(&self, key: &ServiceKey, revision: u64) -> Option<&ServiceSpec> {
+        if let Some(run) = self.runs.get(key) {
+            return Some(&run.spec);
+        }
         self.spec(&key.stack, revision)?.services.get(&key.service)
     }
 
@@ -111,6 +121,24 @@ impl Snapshot {
     pub(crate) fn wanted_spec(&self, key: &ServiceKey) -> Option<&ServiceSpec> {
         let stack = self.stacks.get(&key.stack).filter(|s| s.phase == StackPhase::Active)?;
         self.service_spec(key, stack.revision)
+    }
+
+    /// The service is kept at zero by command.
+    pub(crate) fn is_stopped(&self, key: &ServiceKey) -> bool {
+        self.stacks.get(&key.stack).is_some_and(|s| s.stopped.contains(&key.service))
+    }
+
+    /// One-off tasks of a stack.
+    pub(crate) fn runs_of<'a>(&'a self, stack: &'a StackName) -> impl Iterator<Item = &'a Arc<RunRecord>> {
+        self.runs.values().filter(move |r| r.key.stack == *stack)
+    }
+
+    /// Credentials of a stack.
+    pub(crate) fn logins_of<'a>(
+        &'a self,
+        stack: &'a StackName,
+    ) -> impl Iterator<Item = &'a Arc<LoginRecord>> {
+        self.logins.values().filter(move |l| l.stack == *stack)
     }
 
     /// Services of a stack.
@@ -131,6 +159,8 @@ impl Snapshot {
             Key::Service(key) => self.services.version(key),
             Key::Task(id) => self.tasks.version(id),
             Key::Volume(name) => self.volumes.version(name),
+            Key::Run(key) => self.runs.version(key),
+            Key::Login(stack, registry) => self.logins.version(&(stack.clone(), registry.clone())),
         }
     }
 
@@ -146,6 +176,8 @@ impl Snapshot {
                 Key::Service(key) => self.services.delete(&key),
                 Key::Task(id) => self.tasks.delete(&id),
                 Key::Volume(name) => self.volumes.delete(&name),
+                Key::Run(key) => self.runs.delete(&key),
+                Key::Login(stack, registry) => self.logins.delete(&(stack, registry)),
             },
         }
     }
@@ -159,6 +191,8 @@ impl Snapshot {
             Object::Service(r) => self.services.put(r.key.clone(), r, version),
             Object::Task(r) => self.tasks.put(r.id, r, version),
             Object::Volume(r) => self.volumes.put(r.name.clone(), r, version),
+            Object::Run(r) => self.runs.put(r.key.clone(), r, version),
+            Object::Login(r) => self.logins.put((r.stack.clone(), r.registry.clone()), r, version),
         }
     }
 
@@ -175,6 +209,8 @@ impl Snapshot {
         all(&self.services, Object::Service, &mut out);
         all(&self.tasks, Object::Task, &mut out);
         all(&self.volumes, Object::Volume, &mut out);
+        all(&self.runs, Object::Run, &mut out);
+        all(&self.logins, Object::Login, &mut out);
         out
     }
 }

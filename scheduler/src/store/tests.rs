@@ -13,6 +13,10 @@ fn stack(name: &str, revision: u64) -> Object {
         deploy: revision,
         deployed_at: Timestamp(1),
         phase: StackPhase::Active,
+        stopped: Default::default(),
+        fresh: Default::default(),
+        set: Default::default(),
+        resolved: Default::default(),
     })
 }
 
