@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::commands::DetachKeys;
 use crate::time::{Moment, parse_duration, parse_moment};
 
 /// Runs Compose applications on a fleet of Linux hosts, without a Docker daemon.
@@ -89,6 +90,8 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// Run a command in a running task
     Exec(ExecArgs),
+    /// Join the input, output and terminal of a task's container
+    Attach(AttachArgs),
     /// Show what happened
     Events(EventsArgs),
     /// Remove stacks; volumes stay unless -v
@@ -359,6 +362,31 @@ pub(crate) struct ExecArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  carrack attach web               output from now on, and input where the service has stdin_open or tty
+  carrack attach --no-stdin web.2  only look
+  carrack attach --detach-keys ctrl-a,d shell
+
+Ctrl-P Ctrl-Q leaves a terminal and lets the container run on; so does closing the window. Without a terminal Ctrl-C is sent
+to the container, as in Docker; with --sig-proxy=false it only ends this command. A task that does not run yet is waited for.
+The exit code is the container's.")]
+pub(crate) struct AttachArgs {
+    /// Send no input
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Keys that detach: characters or ctrl-X, separated by commas
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = parse_detach_keys)]
+    pub detach_keys: DetachKeys,
+    /// Pass SIGINT and SIGTERM on to the container
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub sig_proxy: bool,
+    /// A service, a replica or a task
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
   carrack events --since 1h
   carrack events -f web
   carrack events -f -o json | jq -c 'select(.kind==\"task.failed\")'")]
@@ -486,6 +514,10 @@ pub(crate) enum Tail {
     All,
     /// This many.
     Lines(u64),
+}
+
+fn parse_detach_keys(text: &str) -> Result<DetachKeys, String> {
+    text.parse()
 }
 
 fn parse_tail(text: &str) -> Result<Tail, String> {

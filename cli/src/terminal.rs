@@ -117,6 +117,14 @@ pub(crate) fn put_bytes(bytes: &[u8]) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Writes what a program said on its standard error to ours.
+pub(crate) fn put_error(bytes: &[u8]) -> Result<(), CliError> {
+    let mut err = io::stderr().lock();
+    err.write_all(bytes)?;
+    err.flush()?;
+    Ok(())
+}
+
 /// Says a line on standard error. That nobody hears it is no reason to stop.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");

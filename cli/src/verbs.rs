@@ -64,7 +64,7 @@ const FOREIGN: &[Foreign] = &[
     verb(DOCKER, "start", "deploy"),
     verb(DOCKER, "kill", "scale SERVICE=0"),
     verb(DOCKER, "restart", "scale SERVICE=0` and `carrack deploy"),
-    verb(DOCKER, "attach", "logs -f TARGET"),
+    verb(DOCKER, "container attach", "attach TARGET"),
     verb(DOCKER, "create", "deploy"),
     verb(DOCKER, "images", "image ls"),
     verb(DOCKER, "rmi", "image rm"),

@@ -15,6 +15,7 @@ const VERBS: &[&[&str]] = &[
     &["scale"],
     &["logs"],
     &["exec"],
+    &["attach"],
     &["events"],
     &["rm"],
     &["image"],

@@ -7,13 +7,11 @@
 //!   stdout, stderr <── frames <─────────────────────── node
 //! ```
 
-use std::io::Write as _;
-
 use carrack_api::client::{FrameReader, write_frame};
 use carrack_api::stream::Frame;
 use carrack_api::{ExecRequest, ExecResult, TaskId, TaskState, TaskStatus};
 use tokio::io::{AsyncReadExt as _, AsyncWrite};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::{targets, tasks_of};
@@ -25,9 +23,9 @@ use crate::target::Target;
 use crate::terminal::{self, RawMode, put_bytes};
 
 /// Bytes of standard input in one frame.
-const INPUT_CHUNK_BYTES: usize = 16 << 10;
+pub(super) const INPUT_CHUNK_BYTES: usize = 16 << 10;
 /// Frames that wait to be sent.
-const QUEUE_FRAMES: usize = 16;
+pub(super) const QUEUE_FRAMES: usize = 16;
 
 /// `carrack exec`.
 pub(crate) async fn run(args: &ExecArgs, context: &Context) -> Outcome {
@@ -45,7 +43,7 @@ pub(crate) async fn run(args: &ExecArgs, context: &Context) -> Outcome {
     if stdin {
         tokio::spawn(send_input(queue.clone()));
     }
-    tokio::spawn(send_signals(queue, tty));
+    tokio::spawn(send_signals(queue, tty, true));
     let ended = receive(FrameReader::new(reader)).await;
     drop(raw);
     ended
@@ -80,7 +78,7 @@ fn request(args: &ExecArgs, stdin: bool, tty: bool) -> ExecRequest {
 }
 
 /// JSON in the characters that a header may have.
-fn ascii_json(json: &str) -> String {
+pub(super) fn ascii_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         if c.is_ascii() {
@@ -114,7 +112,7 @@ async fn running_task(context: &Context, text: &str) -> Result<TaskId, CliError>
     }
 }
 
-fn not_running(target: &Target, tasks: &[&TaskStatus]) -> CliError {
+pub(super) fn not_running(target: &Target, tasks: &[&TaskStatus]) -> CliError {
     let mut error = CliError::new(format!("no task of {target} is running"));
     if let Some(last) = tasks.iter().max_by_key(|task| task.id) {
         let (name, state, detail) = (task::name(last), task::state(last), task::detail(last));
@@ -145,26 +143,36 @@ async fn send_input(queue: mpsc::Sender<Frame>) {
     }
 }
 
-/// Passes on the size of the terminal, and signals where no terminal turns keys into them.
-async fn send_signals(queue: mpsc::Sender<Frame>, tty: bool) {
-    let kinds = (
-        signal(SignalKind::window_change()),
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    );
-    let (Ok(mut resized), Ok(mut interrupted), Ok(mut terminated)) = kinds else { return };
+/// Passes on the size of the terminal and, when wanted, signals: those that no terminal turns keys into.
+pub(super) async fn send_signals(queue: mpsc::Sender<Frame>, tty: bool, signals: bool) {
+    let Ok(mut resized) = signal(SignalKind::window_change()) else { return };
+    // One that is not listened to keeps its usual effect.
+    let listen = |kind| if signals { signal(kind).ok() } else { None };
+    let (mut interrupted, mut terminated) =
+        (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));
     loop {
         let frame = tokio::select! {
             _ = resized.recv() => match terminal::window_size() {
                 Some(size) if tty => Frame::Resize(size),
                 _ => continue,
             },
-            _ = interrupted.recv() => Frame::Signal(libc_signal::INT),
-            _ = terminated.recv() => Frame::Signal(libc_signal::TERM),
+            () = arrived(&mut interrupted) => Frame::Signal(libc_signal::INT),
+            () = arrived(&mut terminated) => Frame::Signal(libc_signal::TERM),
         };
         if queue.send(frame).await.is_err() {
             return;
         }
+    }
+}
+
+/// Waits for a signal; for ever when it is not listened to.
+async fn arrived(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => match signal.recv().await {
+            Some(()) => {}
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
 
@@ -183,10 +191,7 @@ async fn receive(mut frames: FrameReader<impl tokio::io::AsyncRead + Unpin>) -> 
     loop {
         match frames.next().await.map_err(|error| broke(&error))? {
             Some(Frame::Data(bytes)) => put_bytes(&bytes)?,
-            Some(Frame::Error(bytes)) => {
-                let mut err = std::io::stderr().lock();
-                err.write_all(&bytes).and_then(|()| err.flush())?;
-            }
+            Some(Frame::Error(bytes)) => terminal::put_error(&bytes)?,
             Some(Frame::Done(json)) => {
                 let result: ExecResult = serde_json::from_slice(&json)?;
                 return Ok(Code::Program(u8::try_from(result.code & 0xff).unwrap_or(1)));

@@ -1,5 +1,6 @@
 //! The verbs, one file each. A verb asks the API, waits where that is its meaning, and prints.
 
+mod attach;
 mod defaults;
 mod deploy;
 mod doctor;
@@ -15,6 +16,8 @@ mod tasks;
 mod version;
 mod volume;
 mod wait;
+
+pub(crate) use attach::DetachKeys;
 
 use std::io;
 
@@ -43,6 +46,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
         Command::Scale(args) => scale::run(&args, context).await,
         Command::Logs(args) => logs::run(&args, context).await,
         Command::Exec(args) => exec::run(&args, context).await,
+        Command::Attach(args) => attach::run(&args, context).await,
         Command::Events(args) => events::run(&args, context).await,
         Command::Image(args) => image::run(&args.command, context).await,
         Command::Volume(args) => volume::run(&args.command, context).await,

@@ -4,6 +4,7 @@
 
 #![expect(unused_qualifications, reason = "utoipa's macros write paths of query types out")]
 
+mod attach;
 mod deploy;
 mod exec;
 mod images;
@@ -81,6 +82,7 @@ fn routes() -> OpenApiRouter<Arc<Inner>> {
         .routes(routes!(runs::list, runs::create))
         .routes(routes!(runs::delete))
         .routes(routes!(exec::exec))
+        .routes(routes!(attach::attach))
         .routes(routes!(logs::logs))
         .routes(routes!(images::list))
         .routes(routes!(images::load))
@@ -189,7 +191,7 @@ mod tests {
             .iter()
             .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |m| format!("{m} {path}")))
             .collect();
-        for route in [
+        let routes = [
             "get /v1/info",
             "get /v1/nodes",
             "get /v1/stacks",
@@ -212,6 +214,7 @@ mod tests {
             "get /v1/tasks/{id}",
             "get /v1/tasks/{id}/inspect",
             "post /v1/tasks/{id}/exec",
+            "post /v1/tasks/{id}/attach",
             "get /v1/logs",
             "get /v1/images",
             "post /v1/images/load",
@@ -224,10 +227,11 @@ mod tests {
             "get /v1/watch",
             "get /v1/events",
             "get /v1/openapi.json",
-        ] {
+        ];
+        for route in routes {
             assert!(listed.iter().any(|l| l == route), "{route} is not in {listed:#?}");
         }
-        assert_eq!(listed.len(), 34);
+        assert_eq!(listed.len(), routes.len());
         for item in paths.values().flat_map(|p| p.as_object().unwrap().values()) {
             assert!(!item["responses"].as_object().unwrap().is_empty(), "{item}");
         }
