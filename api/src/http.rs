@@ -199,6 +199,9 @@ pub struct RunStatus {
     pub service: ServiceName,
     /// Image as written.
     pub image: String,
+    /// Published ports, with the numbers in force.
+    #[serde(default)]
+    pub ports: Vec<PublishedPort>,
     /// It is taken away with its log once it has ended.
     pub remove: bool,
     /// Its task, once there is one.
@@ -558,10 +561,7 @@ pub struct RegistryStacks {
     pub stacks: Vec<StackName>,
 }
 
-/// What Docker writes as the user of an identity token, which then stands in place of the password.
-pub const TOKEN_USER: &str = "<token>";
-
-/// User and password, or [`TOKEN_USER`] and an identity token. Never shown.
+/// User and password, or a token. Never shown.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryCredentials {

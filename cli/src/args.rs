@@ -86,6 +86,20 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Set the number of replicas of services
     Scale(ScaleArgs),
+    /// Stop stacks or services; they stay stopped until a start or a deploy
+    Stop(StopArgs),
+    /// Run stopped stacks or services again
+    Start(StartArgs),
+    /// Replace the tasks of stacks or services by new ones, one at a time
+    Restart(RestartArgs),
+    /// Send a signal to running tasks
+    Kill(KillArgs),
+    /// Change single values of a service, until the next deploy of its file
+    Set(SetArgs),
+    /// Wait until tasks have ended and show their exit codes
+    Wait(WaitVerbArgs),
+    /// Show where published ports are reached
+    Port(PortArgs),
     /// Show the output of tasks, past ones included
     Logs(LogsArgs),
     /// Run a command in a running task
@@ -102,6 +116,8 @@ pub(crate) enum Command {
     Volume(VolumeArgs),
     /// Check what this host offers and what is missing; needs no daemon
     Doctor(DoctorArgs),
+    /// Stop everything and take Carrack off this host; named volumes stay
+    Uninstall(UninstallArgs),
     /// Show the versions of the command and of the daemon
     Version,
     /// Show every default and what it means
@@ -291,6 +307,137 @@ pub(crate) struct ScaleArgs {
     pub services: Vec<(String, u32)>,
     #[command(flatten)]
     pub wait: WaitArgs,
+}
+
+/// What is stopped, started or restarted.
+#[derive(Debug, Args)]
+pub(crate) struct LifecycleArgs {
+    /// Stacks or services [default: the stack that is here]
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack stop              the stack of the Compose file that is here
+  carrack stop hello/web    one service; what depends on it runs on
+
+Tasks are taken out of the load balancers, drained, asked to stop, and killed after their grace period. What is stopped stays
+so, also when the daemon or the host starts again, until `carrack start`, `carrack up` or `carrack deploy`. Volumes, addresses
+and logs stay.")]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    pub selection: LifecycleArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack start
+  carrack start hello/web    and the services it depends on
+
+Replicas are those of before the stop, set by `carrack scale` or by the file. Tasks that had failed are tried again; those that
+had completed stay so, `carrack restart` runs them again.")]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    pub selection: LifecycleArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack restart web
+  carrack restart hello     every service of a stack
+
+It is a rollout of the same definition: each task gets a successor that is passing before the old one stops, so that no
+request is lost. A task that writes a volume or holds a port of the host stops first.")]
+pub(crate) struct RestartArgs {
+    #[command(flatten)]
+    pub selection: LifecycleArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack kill web.2             SIGKILL for one replica
+  carrack kill -s HUP hello/web  a signal for all replicas of a service
+
+A killed task is restarted as its restart policy says; `carrack stop` ends tasks for good.")]
+pub(crate) struct KillArgs {
+    /// The signal: a name or a number
+    #[arg(short, long, default_value = "KILL", value_name = "SIGNAL")]
+    pub signal: String,
+    /// Stacks, services, replicas or tasks
+    #[arg(value_name = "TARGET", required = true)]
+    pub targets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack set web image=web:2
+  carrack set hello/web env.COLOUR=blue env.OLD- replicas=3
+  carrack set web cpus=0.5 memory=256m     limits; 0 takes one away
+
+It makes a new revision and rolls it out as a deploy does. The next deploy of the file returns to the file, and says so.")]
+pub(crate) struct SetArgs {
+    /// A service
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+    /// image=, env.NAME=, env.NAME- (takes it away), replicas=, cpus=, memory=
+    #[arg(value_name = "KEY=VALUE", required = true)]
+    pub values: Vec<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// What `carrack wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WaitFor {
+    /// All is as the newest revision wants it.
+    Healthy,
+    /// No task is left that runs.
+    Stopped,
+    /// Every task has completed.
+    Completed,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack wait migrate                 until its task has ended; prints its exit code, as docker wait does
+  carrack wait --for healthy hello     until all services are as wanted
+  carrack wait --for completed --timeout 10m job
+
+Without --for it waits for the tasks that are there now, restarts included. Exit code 1 when it can no longer come true, 4 when
+the time is over.")]
+pub(crate) struct WaitVerbArgs {
+    /// Stacks, services, replicas or tasks [default: the stack that is here]
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// What to wait for: healthy, stopped or completed [default: the end of the tasks]
+    #[arg(long = "for", value_name = "STATE", value_enum, hide_possible_values = true)]
+    pub wanted: Option<WaitFor>,
+    /// Wait this long, as 90s or 5m [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack port web 80        0.0.0.0:8080
+  carrack port hello/web     all of them: 80/tcp -> 0.0.0.0:8080")]
+pub(crate) struct PortArgs {
+    /// A service
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// A port in the container, as 80 or 53/udp
+    #[arg(value_name = "PORT[/PROTO]")]
+    pub port: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -494,6 +641,30 @@ pub(crate) struct DoctorArgs {
     /// The daemon's state directory, to check its filesystem
     #[arg(long, default_value = carrack_api::defaults::STATE_DIR, value_name = "DIR")]
     pub state_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo carrack uninstall               asks first
+  sudo carrack uninstall -y --volumes  without a question, and with the data of all volumes
+
+Stops all containers in order and the daemon, then removes images, logs, the record of all stacks, cgroups, links, routes,
+addresses, the nftables table and our rules in the tables of others. It works without a daemon, too, and can be run again
+when it was broken off. Named volumes stay where they are, anonymous ones go with their tasks.")]
+pub(crate) struct UninstallArgs {
+    /// Remove named volumes, too: their data is lost
+    #[arg(long)]
+    pub volumes: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// The daemon's state directory
+    #[arg(long, default_value = carrack_api::defaults::STATE_DIR, value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// The daemon's runtime directory
+    #[arg(long, default_value = carrack_api::defaults::RUNTIME_DIR, value_name = "DIR")]
+    pub runtime_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -63,7 +63,12 @@ pub(crate) fn resolve(
     here: Option<&StackName>,
     stacks: &[StackStatus],
 ) -> Result<Target, CliError> {
-    let services = || stacks.iter().flat_map(|stack| stack.services.iter().map(|s| &s.service));
+    // A one-off task is meant by its name as a service is: it is alone under it.
+    let services = || {
+        stacks.iter().flat_map(|stack| {
+            stack.services.iter().map(|s| &s.service).chain(stack.runs.iter().map(|r| &r.run))
+        })
+    };
     if let Some(name) = text.strip_suffix('/') {
         let stack = stacks.iter().find(|stack| stack.name.as_str() == name);
         return stack.map(|stack| Target::Stack(stack.name.clone())).ok_or_else(|| unknown(name, stacks));
@@ -195,6 +200,8 @@ mod tests {
             vips: vec![],
             ports: vec![],
             rollout: Rollout::Converged,
+            stopped: false,
+            completed: 0,
         };
         StackStatus {
             name: name.parse().unwrap(),
@@ -202,6 +209,7 @@ mod tests {
             deployed_at: Timestamp(0),
             removing: false,
             services: services.iter().map(|s| service(s)).collect(),
+            runs: vec![],
         }
     }
 

@@ -34,6 +34,8 @@ fn service(name: &str, rollout: Rollout) -> ServiceStatus {
             mode: Default::default(),
         }],
         rollout,
+        stopped: false,
+        completed: 0,
     }
 }
 
@@ -44,6 +46,7 @@ fn stack(name: &str, revision: u64, rollout: Rollout) -> StackStatus {
         deployed_at: Timestamp(0),
         removing: false,
         services: vec![service(&format!("{name}/web"), rollout)],
+        runs: vec![],
     }
 }
 

@@ -32,6 +32,7 @@ mod yaml;
 pub use project::find_default_files;
 pub use report::{Diagnostic, DiagnosticKind, Diagnostics, Note, Position};
 pub use source::{DiskFiles, FILE_MAX_BYTES, FileSource, MemoryFiles};
+pub use units::{bytes as parse_bytes, cpus as parse_cpus};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -43,7 +43,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `64m`, `1.5gb`, `2GiB`, `1024`: binary units, as Docker reads them.
-pub(crate) fn bytes(text: &str) -> Result<Bytes, String> {
+pub fn bytes(text: &str) -> Result<Bytes, String> {
     let bad = |why: &str| format!("{text:?} is not a size: {why}");
     let body = text.trim();
     let digits = body.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(body.len());
@@ -71,7 +71,7 @@ pub(crate) fn bytes(text: &str) -> Result<Bytes, String> {
 }
 
 /// `0.5`, `2`, `1.25`: thousandths of a core.
-pub(crate) fn cpus(text: &str) -> Result<MilliCpus, String> {
+pub fn cpus(text: &str) -> Result<MilliCpus, String> {
     let value: f64 = text.trim().parse().map_err(|_| format!("{text:?} is not a number of CPUs"))?;
     if !(0.0..=1e6).contains(&value) {
         return Err(format!("{text:?} is not a number of CPUs"));

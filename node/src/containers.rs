@@ -21,7 +21,9 @@ use carrack_runtime::{
 use tokio::task::spawn_blocking;
 
 use crate::config::NodeError;
-use crate::engine::{Attachment, Engine, FoundRun, FoundState, ProgressSink, Refusal, StartOrder, Started};
+use crate::engine::{
+    Attachment, Engine, FoundRun, FoundState, ProgressSink, Refusal, RegistryLogins, StartOrder, Started,
+};
 use crate::fds::Signal;
 use crate::probe_exec;
 
@@ -202,7 +204,12 @@ impl Engine for Containers {
         self.clone().blocking(Self::found_runs).await.map_err(retry)
     }
 
-    async fn prepare(&self, spec: &ContainerSpec, progress: ProgressSink) -> Result<(), Refusal> {
+    async fn prepare(
+        &self,
+        spec: &ContainerSpec,
+        credentials: &RegistryLogins,
+        progress: ProgressSink,
+    ) -> Result<(), Refusal> {
         let wanted = spec.clone();
         if self.clone().blocking(move |this| this.find_image(&wanted)).await?.is_some() {
             return Ok(());
@@ -217,7 +224,8 @@ impl Engine for Containers {
             let digest = digest.parse().map_err(|error| Refusal::Final(chain(&error)))?;
             reference = reference.with_digest(digest);
         }
-        self.pull(&reference, None, progress).await.map(drop).map_err(refuse_image)
+        let credentials = credentials.get(reference.registry());
+        self.pull(&reference, credentials, progress).await.map(drop).map_err(refuse_image)
     }
 
     async fn healthcheck(&self, spec: &ContainerSpec) -> Option<Healthcheck> {
@@ -350,6 +358,8 @@ fn refuse_image(error: image::Error) -> Refusal {
         | image::Error::Locked { .. }
         | image::Error::Registry { .. }
         | image::Error::Transport { .. }
+        | image::Error::Throttled { .. }
+        | image::Error::NoSpace { .. }
         | image::Error::Joined { .. }
         | image::Error::DigestMismatch { .. }
         | image::Error::SizeMismatch { .. }
@@ -379,7 +389,8 @@ fn refuse_start(error: StartError) -> Refusal {
 fn default_hostname(service: &str, slot: u32) -> String {
     let name: String =
         service.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect();
-    let suffix = format!("-{slot}");
+    // A one-off task is alone under its name.
+    let suffix = if slot == 0 { String::new() } else { format!("-{slot}") };
     let room = carrack_api::id::NAME_MAX_BYTES - suffix.len();
     format!("{}{suffix}", name.get(..room).unwrap_or(&name))
 }

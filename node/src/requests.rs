@@ -15,7 +15,8 @@ use std::sync::Arc;
 use carrack_api::client::frames::{FrameReader, write_frame};
 use carrack_api::stream::Frame;
 use carrack_api::{
-    AssignedTask, Assignment, NodeId, NodeReport, NodeRequest, Problem, TaskId, TaskReport, TaskState,
+    AssignedTask, Assignment, NodeId, NodeReport, NodeRequest, Problem, SlotKey, TaskId, TaskReport,
+    TaskState,
 };
 use carrack_runtime::error::chain;
 use serde::Serialize;
@@ -125,7 +126,9 @@ impl Desk {
             | NodeRequest::ImageInspect { .. }
             | NodeRequest::ImageTag { .. }
             | NodeRequest::ImageSave { .. }
-            | NodeRequest::ImagePrune { .. } => Err(Problem::new(501, "unsupported", "this node cannot do that")),
+            | NodeRequest::ImagePrune { .. } => {
+                Err(Problem::new(501, "unsupported", "this node cannot do that"))
+            }
             NodeRequest::ImageLoad => self.image_load(asker, answer).await,
             NodeRequest::ImagePull { reference, credentials } => {
                 self.image_pull(&reference, credentials.as_ref(), asker, answer).await

@@ -64,6 +64,7 @@ impl World<'_> {
             run: run.key.clone(),
             service: run.service.clone(),
             image: run.spec.task.container.image.clone(),
+            ports: run.spec.ports.clone(),
             remove: run.remove,
             task: task.map(|t| t.id),
             state,

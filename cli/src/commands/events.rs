@@ -137,6 +137,7 @@ mod tests {
             subject: subject.into(),
             message: "exit code 3".into(),
             task: Some(TaskId(4)),
+            run: None,
         }
     }
 

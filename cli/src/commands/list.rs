@@ -1,6 +1,6 @@
 //! `carrack ls`: stacks with their services, replicas and URLs.
 
-use carrack_api::StackStatus;
+use carrack_api::{Rollout, StackStatus};
 
 use super::deploy::rollout_cell;
 use super::stacks;
@@ -57,7 +57,7 @@ fn table(stacks: &[StackStatus]) -> Table {
             let first = index == 0;
             let status = match stack.removing {
                 true => Cell::styled("removing", Style::Busy),
-                false => rollout_cell(&service.rollout),
+                false => status_cell(service),
             };
             let scaled = if service.scaled { " (scaled)" } else { "" };
             table.row([
@@ -75,6 +75,17 @@ fn table(stacks: &[StackStatus]) -> Table {
     table
 }
 
+/// What it is at rest or done with, else how far its rollout is.
+fn status_cell(service: &carrack_api::ServiceStatus) -> Cell {
+    match &service.rollout {
+        Rollout::Converged if service.stopped => Cell::styled("stopped", Style::Busy),
+        Rollout::Converged if service.completed > 0 && service.completed == service.replicas => {
+            Cell::styled("completed", Style::Good)
+        }
+        other => rollout_cell(other),
+    }
+}
+
 fn urls(service: &carrack_api::ServiceStatus) -> String {
     let all: Vec<String> = service.ports.iter().filter_map(url).collect();
     let mut text = all.iter().take(URLS_MAX).cloned().collect::<Vec<_>>().join(" ");
@@ -87,7 +98,7 @@ fn urls(service: &carrack_api::ServiceStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use carrack_api::{PublishedPort, Rollout, ServiceStatus, Timestamp};
+    use carrack_api::{PublishedPort, ServiceStatus, Timestamp};
 
     fn service(name: &str, ports: Vec<PublishedPort>, rollout: Rollout) -> ServiceStatus {
         ServiceStatus {
@@ -101,6 +112,8 @@ mod tests {
             vips: vec!["10.252.0.1".parse().unwrap()],
             ports,
             rollout,
+            stopped: false,
+            completed: 0,
         }
     }
 
@@ -118,6 +131,7 @@ mod tests {
             revision: 4,
             deployed_at: Timestamp(0),
             removing: false,
+            runs: vec![],
             services: vec![
                 service("hello/redis", vec![], Rollout::Converged),
                 service(

@@ -9,13 +9,19 @@ mod events;
 mod exec;
 mod image;
 mod inspect;
+mod kill;
+mod lifecycle;
 mod list;
 mod logs;
+mod port;
 mod scale;
+mod set;
 mod tasks;
+pub(crate) mod uninstall;
 mod version;
 mod volume;
 mod wait;
+mod wait_verb;
 
 pub(crate) use attach::DetachKeys;
 
@@ -24,6 +30,7 @@ use std::io;
 use carrack_api::client::{ClientError, segment};
 use carrack_api::{StackName, StackStatus, TaskStatus};
 use clap::CommandFactory;
+use lifecycle::Verb;
 
 use crate::args::{Cli, Command, CompletionsArgs};
 use crate::context::Context;
@@ -34,8 +41,8 @@ use crate::{project, terminal, verbs};
 /// Runs a verb.
 pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
     match command {
-        // The daemon is started by `main`: it makes a runtime of its own.
-        Command::Daemon(_) => Ok(Code::Ok),
+        // These two are run by `main`: they make runtimes of their own.
+        Command::Daemon(_) | Command::Uninstall(_) => Ok(Code::Ok),
         Command::Deploy(args) => deploy::deploy(&args, context).await,
         Command::Up(args) => deploy::up(&args, context).await,
         Command::Down(args) => down::down(&args, context).await,
@@ -44,6 +51,13 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
         Command::Ps(args) => tasks::run(&args, context).await,
         Command::Inspect(args) => inspect::run(&args, context).await,
         Command::Scale(args) => scale::run(&args, context).await,
+        Command::Stop(args) => lifecycle::run(Verb::Stop, &args.selection, context).await,
+        Command::Start(args) => lifecycle::run(Verb::Start, &args.selection, context).await,
+        Command::Restart(args) => lifecycle::run(Verb::Restart, &args.selection, context).await,
+        Command::Kill(args) => kill::run(&args, context).await,
+        Command::Set(args) => set::run(&args, context).await,
+        Command::Wait(args) => wait_verb::run(&args, context).await,
+        Command::Port(args) => port::run(&args, context).await,
         Command::Logs(args) => logs::run(&args, context).await,
         Command::Exec(args) => exec::run(&args, context).await,
         Command::Attach(args) => attach::run(&args, context).await,

@@ -31,6 +31,15 @@ pub(crate) enum Goal {
         /// Each with its replicas.
         services: Vec<(ServiceKey, u32)>,
     },
+    /// These services, at this revision or a later one, run as wanted or have come to rest.
+    Settled {
+        /// The services.
+        services: Vec<ServiceKey>,
+        /// The revision of their stack.
+        revision: u64,
+        /// At rest.
+        stopped: bool,
+    },
     /// The stack is gone.
     Gone,
 }
@@ -70,7 +79,7 @@ pub(crate) fn verdict(goal: &Goal, view: &StackView) -> Verdict {
     let Some(stack) = &view.stack else {
         return match goal {
             Goal::Gone => Verdict::Reached,
-            Goal::Healthy { .. } | Goal::Scaled { .. } => Verdict::Removed,
+            Goal::Healthy { .. } | Goal::Scaled { .. } | Goal::Settled { .. } => Verdict::Removed,
         };
     };
     let wanted: Option<BTreeSet<&ServiceKey>> = match goal {
@@ -88,6 +97,10 @@ pub(crate) fn verdict(goal: &Goal, view: &StackView) -> Verdict {
             None
         }
         Goal::Scaled { services } => Some(services.iter().map(|(service, _)| service).collect()),
+        Goal::Settled { revision, .. } if stack.revision < *revision => {
+            return Verdict::Waiting(vec![format!("revision {revision} is not in force yet")]);
+        }
+        Goal::Settled { services, .. } => Some(services.iter().collect()),
     };
     if stack.removing {
         return Verdict::Removed;
@@ -102,6 +115,13 @@ pub(crate) fn verdict(goal: &Goal, view: &StackView) -> Verdict {
             && services.iter().any(|(key, n)| *key == service.service && *n != service.replicas)
         {
             waiting.push(format!("{}: the new scale is not in force yet", service.service));
+            continue;
+        }
+        if let Goal::Settled { stopped, .. } = goal
+            && service.stopped != *stopped
+        {
+            let what = if service.stopped { "is stopped" } else { "is started" };
+            waiting.push(format!("{} {what}", service.service));
             continue;
         }
         match &service.rollout {
@@ -131,8 +151,10 @@ fn still_to_stop(
     let alive = |service: &ServiceKey| {
         view.tasks.iter().filter(|task| task.service == *service && !task.state.is_final()).count()
     };
+    // Slot 0 is that of one-off tasks, which are nobody's replicas.
     let leaving = view.tasks.iter().filter(|task| {
         task.desired == Desired::Stop
+            && task.slot > 0
             && !task.state.is_final()
             && wanted.is_none_or(|wanted| wanted.contains(&task.service))
     });
@@ -166,6 +188,36 @@ pub(crate) async fn wait(
         _ => Vec::new(),
     };
     Ok(Ended::TimedOut(follow.last, reasons))
+}
+
+/// Follows the stack until `check` has an answer. A daemon that is away is waited for.
+pub(crate) async fn watch<T>(
+    context: &Context,
+    stack: &StackName,
+    mut check: impl FnMut(&StackView) -> Option<T>,
+) -> Result<T, CliError> {
+    let path = format!("/v1/watch?stack={}", segment(stack.as_str()));
+    loop {
+        let mut events = match context.client.events(&path, None).await {
+            Ok(events) => Some(events),
+            Err(error) if is_away(&error) => None,
+            Err(error) => return Err(error.into()),
+        };
+        while let Some(open) = &mut events {
+            match open.next().await {
+                Ok(Some(event)) => {
+                    let view: StackView = serde_json::from_str(&event.data)?;
+                    if let Some(answer) = check(&view) {
+                        return Ok(answer);
+                    }
+                }
+                Ok(None) => events = None,
+                Err(error) if is_away(&error) => events = None,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        tokio::time::sleep(RECONNECT_DELAY).await;
+    }
 }
 
 /// A moment so far away saturates instead of overflowing.
@@ -240,6 +292,8 @@ mod tests {
             vips: vec![],
             ports: vec![],
             rollout,
+            stopped: false,
+            completed: 0,
         }
     }
 
@@ -250,6 +304,7 @@ mod tests {
             deployed_at: Timestamp(0),
             removing: false,
             services,
+            runs: vec![],
         };
         StackView { stack: Some(stack), tasks: vec![passing("a/web.1", 1)] }
     }

@@ -1,12 +1,14 @@
 //! A task in words: its name, its state, and what there is to say about it.
 
-use carrack_api::{Bytes, Desired, Health, PullProgress, TaskState, TaskStatus, Timestamp, human_duration};
+use carrack_api::{
+    Bytes, Desired, Health, PullProgress, SlotKey, TaskState, TaskStatus, Timestamp, human_duration,
+};
 
 use super::style::{Style, of_state};
 
-/// `hello/web.2`.
+/// `hello/web.2`; of a one-off task `hello/web.run-1`.
 pub(crate) fn name(task: &TaskStatus) -> String {
-    format!("{}.{}", task.service, task.slot)
+    SlotKey { service: task.service.clone(), slot: task.slot }.to_string()
 }
 
 /// The state in one word; a running task that must go is `stopping`, one that is not passing says so.
