@@ -116,6 +116,17 @@ impl Desk {
         done(&ResolvedImage { name, digest: resolved.map_err(image_problem)?.to_string() })
     }
 
+    /// Shows credentials to a registry; done when it accepts them.
+    pub(super) async fn registry_check(
+        &self,
+        registry: &str,
+        credentials: &RegistryCredentials,
+    ) -> Result<Frame, Problem> {
+        let credentials = registry_credentials(credentials);
+        self.containers.store().login(registry, &credentials).await.map_err(image_problem)?;
+        done(&())
+    }
+
     pub(super) async fn image_remove(&self, text: String, view: View) -> Result<Frame, Problem> {
         self.containers.clone().blocking(move |this| remove(this, &text, &view)).await?;
         done(&())
@@ -230,6 +241,8 @@ fn image_problem(error: image::Error) -> Problem {
         image::Error::Registry { .. } | image::Error::Transport { .. } | image::Error::Joined { .. } => {
             Problem::new(502, "registry-failed", text)
         }
+        image::Error::Throttled { .. } => Problem::new(502, "registry-busy", text),
+        image::Error::NoSpace { .. } => Problem::new(507, "disk-full", text),
         image::Error::Io { .. } | image::Error::Locked { .. } | image::Error::Internal { .. } => {
             Problem::internal(text)
         }

@@ -20,6 +20,14 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// The disk of the store is full, or its quota is used up.
+    #[error("no space is left to {operation} {}: remove images with `carrack image prune`, or free space on this disk", path.display())]
+    NoSpace {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
     /// Another process has the store open.
     #[error("the image store {} is in use by another process", path.display())]
     Locked {
@@ -141,7 +149,10 @@ pub enum Error {
         limit: String,
     },
     /// The registry does not know the image.
-    #[error("image {image} was not found on {registry}; check the name and the tag, or push it first")]
+    #[error(
+        "image {image} was not found on {}; check the name and the tag, or push it first",
+        of(registry, image)
+    )]
     NotFound {
         /// The image.
         image: String,
@@ -149,7 +160,7 @@ pub enum Error {
         registry: String,
     },
     /// The registry refuses access.
-    #[error("{registry} refused access to {image}: {hint}")]
+    #[error("access to image {image} was refused by {}: {hint}", of(registry, image))]
     Unauthorized {
         /// The image.
         image: String,
@@ -159,7 +170,7 @@ pub enum Error {
         hint: &'static str,
     },
     /// The registry answered with an unexpected status.
-    #[error("{registry} answered {status} for {image}{detail}")]
+    #[error("cannot read image {image}: {} answered with status {status}{detail}{}", of(registry, image), next_step(*status))]
     Registry {
         /// The registry asked.
         registry: String,
@@ -170,8 +181,22 @@ pub enum Error {
         /// The registry's own words, shortened, with a leading colon; may be empty.
         detail: String,
     },
+    /// The registry asks to be asked less often, and for longer than a pull waits.
+    #[error(
+        "cannot read image {image}: {} takes no more requests now (status 429){}; try again later, or log in for a higher limit",
+        of(registry, image),
+        asked(wait)
+    )]
+    Throttled {
+        /// The registry asked.
+        registry: String,
+        /// The image.
+        image: String,
+        /// How long it asks to wait, if it says.
+        wait: Option<std::time::Duration>,
+    },
     /// The registry cannot be reached or the transfer broke.
-    #[error("cannot reach {registry} for {image}: {reason}")]
+    #[error("cannot read image {image} from {}: {reason}", of(registry, image))]
     Transport {
         /// The registry asked.
         registry: String,
@@ -225,11 +250,37 @@ pub enum Error {
 /// A result of an image operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The registry, unless the image's name says it.
+fn of<'a>(registry: &'a str, image: &str) -> &'a str {
+    let named = image.strip_prefix(registry).is_some_and(|rest| rest.starts_with('/'));
+    if named { "its registry" } else { registry }
+}
+
+fn next_step(status: u16) -> &'static str {
+    if status >= 500 { "; the fault is the registry's, try again later" } else { "" }
+}
+
+fn asked(wait: &Option<std::time::Duration>) -> String {
+    wait.map_or_else(String::new, |wait| format!(" and asks to wait {} s", wait.as_secs()))
+}
+
 fn offered(available: &[String]) -> String {
     if available.is_empty() { "none".to_owned() } else { available.join(", ") }
 }
 
 /// Makes an [`Error::Io`] from an error of `std` or `rustix`.
 pub(crate) fn io_error<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
-    move |source| Error::Io { operation, path: path.to_owned(), source: source.into() }
+    move |source| {
+        let source = source.into();
+        let path = path.to_owned();
+        if is_no_space(&source) {
+            return Error::NoSpace { operation, path };
+        }
+        Error::Io { operation, path, source }
+    }
+}
+
+/// Whether an operation failed because the disk is full.
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

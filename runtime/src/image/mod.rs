@@ -10,6 +10,7 @@
 //!  STATE/images/blobs/HEX         manifests, configs and layers as received
 //!  STATE/images/layers/HEX        unpacked layers by diff id, each an overlayfs lower directory
 //!  STATE/images/l/SHORT           symlinks to layers/HEX, so that many fit one mount option
+//!  STATE/images/partial/HEX       blobs that a pull did not finish, for the next one; never visible
 //!  STATE/images/tmp/              work in progress and trash; emptied when the store opens
 //! ```
 //!
@@ -25,6 +26,7 @@ mod error;
 mod index;
 mod load;
 mod manifest;
+mod partial;
 mod progress;
 mod pull;
 mod reference;

@@ -1,17 +1,18 @@
 //! Pulling: from a reference to an image of the store.
 //!
 //! Blobs arrive in parallel, each hashed while it is written; a layer is unpacked while others
-//! still arrive. Pulls that want the same blob wait for one of them to fetch it.
+//! still arrive. Pulls that want the same blob wait for one of them to fetch it. A transfer that
+//! breaks is gone on with from its last byte, in this pull or in a later one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
-use super::blob::Expected;
+use super::blob::{BlobWriter, Expected};
 use super::config::{MAX_CONFIG_BYTES, Platform};
 use super::credentials::Credentials;
 use super::digest::Digest;
@@ -21,7 +22,7 @@ use super::load::check_image;
 use super::manifest::{self, Descriptor, Document, Manifest};
 use super::progress::{Meter, ProgressSink};
 use super::reference::ImageReference;
-use super::registry::Registry;
+use super::registry::{Attempts, Registry};
 use super::session::{Committed, Session, keyed};
 use super::store::{Image, ImageStore};
 
@@ -31,10 +32,6 @@ const PARALLEL_DOWNLOADS: usize = 4;
 const CHUNKS_IN_FLIGHT: usize = 16;
 /// Most bytes of one layer's blob.
 const MAX_BLOB_BYTES: u64 = 64 << 30;
-/// Attempts at one blob when the connection breaks.
-const BLOB_ATTEMPTS: u32 = 3;
-/// Wait before the second attempt; doubled for each further one.
-const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// How deep indices may nest.
 const MAX_NESTING: usize = 3;
 
@@ -52,14 +49,21 @@ impl ImageStore {
         {
             return Ok(image);
         }
+        let meter = Arc::new(Meter::new(progress));
+        let registries = &self.inner.options.registries;
         let pull = Arc::new(Pull {
-            registry: Registry::new(reference, credentials)?,
+            registry: Registry::new(reference, credentials, registries, Arc::clone(&meter))?,
             image: reference.familiar(),
             session: self.session(),
-            meter: Meter::new(progress),
+            meter,
             downloads: Semaphore::new(PARALLEL_DOWNLOADS),
         });
-        let committed = Arc::clone(&pull).fetch(reference).await?;
+        let committed = Arc::clone(&pull).fetch(reference).await.inspect_err(|error| {
+            // What is left of it would keep the disk full.
+            if matches!(error, Error::NoSpace { .. }) {
+                pull.session.discard();
+            }
+        })?;
         let digest = committed.digest.clone();
         let store = self.clone();
         blocking(move || {
@@ -77,7 +81,11 @@ impl ImageStore {
     ) -> Result<Digest> {
         match reference.digest() {
             Some(digest) => Ok(digest.clone()),
-            None => Registry::new(reference, credentials)?.resolve(&reference.selector()).await,
+            None => {
+                let meter = Arc::new(Meter::new(ProgressSink::ignore()));
+                let registry = Registry::new(reference, credentials, &self.inner.options.registries, meter)?;
+                registry.resolve(&reference.selector()).await
+            }
         }
     }
 
@@ -102,7 +110,7 @@ struct Pull {
     registry: Registry,
     image: String,
     session: Session,
-    meter: Meter,
+    meter: Arc<Meter>,
     downloads: Semaphore,
 }
 
@@ -212,34 +220,49 @@ impl Pull {
             self.meter.received(descriptor.size);
             return Ok(());
         }
-        let mut delay = RETRY_DELAY;
-        for _ in 1..BLOB_ATTEMPTS {
-            match self.download(descriptor, limit).await {
-                Err(error @ Error::Transport { .. }) => {
-                    tracing::warn!(blob = %descriptor.digest, %error, "fetching a blob failed, trying again");
-                    tokio::time::sleep(delay).await;
-                    delay *= 2;
+        let (mut attempts, mut doubted) = (Attempts::default(), false);
+        let told = Arc::new(AtomicU64::new(0));
+        loop {
+            let before = told.load(Ordering::Relaxed);
+            let error = match self.download(descriptor, limit, &told).await {
+                Ok(()) => return Ok(()),
+                // What was kept of an earlier attempt may be what is wrong; once is enough to know.
+                Err(Failed { resumed: true, error: Error::DigestMismatch { .. }, .. }) if !doubted => {
+                    doubted = true;
+                    continue;
                 }
-                result => return result,
+                Err(Failed { elsewhere: true, .. }) => continue,
+                Err(failed) => failed.error,
+            };
+            if told.load(Ordering::Relaxed) > before {
+                attempts.progressed();
             }
+            self.registry.pause(&mut attempts, error).await?;
         }
-        self.download(descriptor, limit).await
     }
 
-    async fn download(self: &Arc<Self>, descriptor: &Descriptor, limit: u64) -> Result<()> {
-        let mut body = self.registry.blob(&descriptor.digest).await?;
-        let (sender, mut chunks) = mpsc::channel::<Result<Bytes>>(CHUNKS_IN_FLIGHT);
+    /// One attempt at a blob, from where the last one ended. `told` is how much of it was reported.
+    async fn download(
+        self: &Arc<Self>,
+        descriptor: &Descriptor,
+        limit: u64,
+        told: &Arc<AtomicU64>,
+    ) -> Result<(), Failed> {
         let expected = Expected { digest: descriptor.digest.clone(), size: Some(descriptor.size) };
         let pull = Arc::clone(self);
-        let writing = tokio::task::spawn_blocking(move || {
-            let mut writer = pull.session.write_blob(expected, limit)?;
-            while let Some(chunk) = chunks.blocking_recv() {
-                let chunk = chunk?;
-                writer.write(&chunk)?;
-                pull.meter.received(chunk.len() as u64);
-            }
-            pull.session.commit_blob(writer)
-        });
+        let mut writer = blocking(move || pull.session.resume_blob(expected, limit)).await?;
+        let resumed = writer.position() > 0;
+        if writer.position() == descriptor.size {
+            let finished = Arc::clone(self).write(writer, None, Arc::clone(told)).await;
+            return finished.map_err(|error| Failed { error, resumed, elsewhere: false });
+        }
+        let mut body = self.registry.blob(&descriptor.digest, writer.position()).await?;
+        if body.start != writer.position() {
+            writer.restart()?;
+        }
+        let resumed = resumed && body.start > 0;
+        let (sender, chunks) = mpsc::channel::<Result<Bytes>>(CHUNKS_IN_FLIGHT);
+        let writing = tokio::spawn(Arc::clone(self).write(writer, Some(chunks), Arc::clone(told)));
         // A closed channel means that writing failed; its error is the one to report.
         while let Some(chunk) = body.chunk().await.transpose() {
             let broken = chunk.is_err();
@@ -248,8 +271,51 @@ impl Pull {
             }
         }
         drop(sender);
-        writing.await.map_err(internal)??;
-        Ok(())
+        let written = writing.await.map_err(internal)?;
+        written.map_err(|error| {
+            let wrong = matches!(error, Error::DigestMismatch { .. } | Error::SizeMismatch { .. });
+            Failed { resumed, elsewhere: wrong && !resumed && body.reject(), error }
+        })
+    }
+
+    /// Writes what arrives, on a blocking thread, until the blob is complete or `chunks` ends.
+    async fn write(
+        self: Arc<Self>,
+        mut writer: BlobWriter,
+        chunks: Option<mpsc::Receiver<Result<Bytes>>>,
+        told: Arc<AtomicU64>,
+    ) -> Result<()> {
+        blocking(move || {
+            let tell = |position: u64| {
+                let before = told.fetch_max(position, Ordering::Relaxed);
+                self.meter.received(position.saturating_sub(before));
+            };
+            tell(writer.position());
+            if let Some(mut chunks) = chunks {
+                while let Some(chunk) = chunks.blocking_recv() {
+                    writer.write(&chunk?)?;
+                    tell(writer.position());
+                }
+            }
+            writer.complete()?;
+            self.session.commit_blob(writer).map(drop)
+        })
+        .await
+    }
+}
+
+/// A failed attempt at a blob.
+struct Failed {
+    error: Error,
+    /// Part of the content came from an earlier attempt.
+    resumed: bool,
+    /// The content was wrong, and there is another server to ask.
+    elsewhere: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, resumed: false, elsewhere: false }
     }
 }
 

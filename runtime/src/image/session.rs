@@ -1,7 +1,8 @@
 //! One load or pull: it writes blobs, unpacks layers, and makes images visible at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,11 +20,18 @@ use super::unpack::{self, LayerBlob};
 pub(super) struct Session {
     pub(super) store: ImageStore,
     pinned: Mutex<Vec<Digest>>,
+    /// Whether what was fetched in vain goes with the session.
+    discard: AtomicBool,
 }
 
 impl Session {
     pub(super) fn new(store: ImageStore) -> Self {
-        Self { store, pinned: Mutex::default() }
+        Self { store, pinned: Mutex::default(), discard: AtomicBool::new(false) }
+    }
+
+    /// Nothing that this session brought is worth its space: it goes when the session ends.
+    pub(super) fn discard(&self) {
+        self.discard.store(true, Ordering::Relaxed);
     }
 
     fn inner(&self) -> &Inner {
@@ -52,6 +60,12 @@ impl Session {
     pub(super) fn write_blob(&self, expected: Expected, limit: u64) -> Result<BlobWriter> {
         self.pin(&expected.digest);
         BlobWriter::create(self.inner().temporary("blob"), Some(expected), limit)
+    }
+
+    /// Goes on with a blob that an earlier attempt began, or begins it.
+    pub(super) fn resume_blob(&self, expected: Expected, limit: u64) -> Result<BlobWriter> {
+        self.pin(&expected.digest);
+        BlobWriter::resume(self.inner().partial_path(&expected.digest), expected, limit)
     }
 
     /// Starts writing a blob of unknown digest.
@@ -128,14 +142,23 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let mut pins = self.inner().pins.lock().unwrap_or_else(PoisonError::into_inner);
-        for digest in self.pinned.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if let Some(count) = pins.get_mut(&digest) {
-                *count -= 1;
-                if *count == 0 {
-                    pins.remove(&digest);
+        let mut released = BTreeSet::new();
+        {
+            let mut pins = self.inner().pins.lock().unwrap_or_else(PoisonError::into_inner);
+            for digest in self.pinned.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                if let Some(count) = pins.get_mut(&digest) {
+                    *count -= 1;
+                    if *count == 0 {
+                        pins.remove(&digest);
+                        released.insert(digest);
+                    }
                 }
             }
+        }
+        if self.discard.load(Ordering::Relaxed)
+            && let Err(error) = self.inner().discard(&released)
+        {
+            tracing::warn!(%error, "cannot remove what was fetched in vain");
         }
     }
 }

@@ -18,6 +18,7 @@ use super::digest::Digest;
 use super::disk::{create_private_dir, read_dir, remove_tree, tree_bytes};
 use super::error::{Error, Result, io_error};
 use super::index::{ImageRecord, Index, NameRecord};
+use super::partial;
 use super::reference::ImageReference;
 use super::registry::RegistryConfig;
 use super::session::Session;
@@ -156,7 +157,7 @@ impl ImageStore {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Locked { path: dir }),
             Err(error) => return Err(io_error("lock", &lock_path)(error)),
         }
-        for part in ["blobs", "layers", "l", "tmp"] {
+        for part in ["blobs", "layers", "l", "partial", "tmp"] {
             create_private_dir(&dir.join(part))?;
         }
         let index = Index::read(&dir)?;
@@ -320,6 +321,10 @@ impl Inner {
         self.dir.join("blobs").join(digest.hex())
     }
 
+    pub(super) fn partial_path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("partial").join(digest.hex())
+    }
+
     pub(super) fn layer_dir(&self, diff_id: &Digest) -> PathBuf {
         self.dir.join("layers").join(diff_id.hex())
     }
@@ -404,7 +409,17 @@ impl Inner {
             names.retain(|_, name| images.contains_key(&name.manifest));
             index.write(&self.dir)?;
         }
+        let needed = index.blobs();
         drop(index);
+        partial::keep_orphans(&self.dir, &needed)?;
+        self.collect(&mut Removed::default())
+    }
+
+    /// Removes what an operation brought for nothing, partial blobs too.
+    pub(super) fn discard(&self, digests: &BTreeSet<Digest>) -> Result<()> {
+        for digest in digests {
+            remove_tree(&self.partial_path(digest))?;
+        }
         self.collect(&mut Removed::default())
     }
 

@@ -1,18 +1,30 @@
 //! Talking to a registry: the distribution API's reads, over HTTP/1.1.
 //!
-//! Plain HTTP only to a registry on loopback, TLS everywhere else; redirects never lead from one
-//! to the other, and credentials never follow a redirect to another host.
+//! ```text
+//!  Registry   one image's conversation: mirrors in order, then the registry itself; attempts
+//!  server     one host: authentication, redirects, what its answers mean
+//!  connect    names, TLS, the proxy's tunnel         tls        whom to trust
+//!  challenge  texts of answers, pure                 retry      when to try again, pure
+//! ```
+//!
+//! Plain HTTP only to a registry on loopback, TLS everywhere else; redirects never lead from TLS to
+//! plain HTTP, and credentials never follow a redirect to another host, nor go to a mirror.
 
 mod challenge;
 mod config;
 mod connect;
+mod login;
+mod retry;
+mod server;
+mod tls;
 
-use std::time::Duration;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty};
+use http::header::CONTENT_RANGE;
+use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::Mutex;
 
@@ -20,35 +32,24 @@ use super::credentials::Credentials;
 use super::digest::Digest;
 use super::error::{Error, Result};
 use super::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MAX_MANIFEST_BYTES, OCI_INDEX, OCI_MANIFEST};
-use super::reference::{DEFAULT_REGISTRY, ImageReference};
-use crate::error::chain;
-use challenge::Challenge;
+use super::progress::Meter;
+use super::reference::ImageReference;
 pub use config::{HostConfig, MAX_MIRRORS, RegistryConfig};
 use connect::HttpClient;
+pub(super) use retry::Attempts;
+use server::{Ask, Server};
 
-/// Where `docker.io` really is.
-const DOCKER_HUB: &str = "registry-1.docker.io";
-/// Redirects followed for one request.
-const MAX_REDIRECTS: usize = 5;
-/// Longest wait for the head of an answer.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest silence within a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Most bytes of a token answer or an error body.
-const MAX_SMALL_BODY: u64 = 64 * 1024;
-/// Most characters of a registry's own words in an error.
-const MAX_DETAIL: usize = 200;
-
-/// One image's conversation with its registry.
+/// One image's conversation with its registry and the registry's mirrors.
 pub(super) struct Registry {
-    http: HttpClient,
-    base: String,
-    host: String,
-    repository: String,
-    image: String,
-    credentials: Option<Credentials>,
-    /// The `Authorization` value that works, once known.
-    authorization: Mutex<Option<String>>,
+    /// Mirrors in the order they are asked, then the registry itself.
+    servers: Vec<Listed>,
+    meter: Arc<Meter>,
+}
+
+struct Listed {
+    server: Server,
+    /// A mirror that failed is not asked again in this conversation.
+    failed: AtomicBool,
 }
 
 /// A manifest or index as the registry sent it.
@@ -58,43 +59,155 @@ pub(super) struct Fetched {
 }
 
 impl Registry {
-    pub(super) fn new(reference: &ImageReference, credentials: Option<&Credentials>) -> Result<Self> {
-        let host = match reference.registry() {
-            DEFAULT_REGISTRY => DOCKER_HUB,
-            other => other,
-        };
-        let loopback = connect::is_loopback(host);
-        let scheme = if loopback { "http" } else { "https" };
-        let registry = Self {
-            http: connect::client(loopback).map_err(|reason| Error::Transport {
-                registry: reference.registry().to_owned(),
+    /// A conversation about `reference`; waits that the registry asks for are told to `meter`.
+    pub(super) fn new(
+        reference: &ImageReference,
+        credentials: Option<&Credentials>,
+        config: &RegistryConfig,
+        meter: Arc<Meter>,
+    ) -> Result<Self> {
+        let registry = reference.registry();
+        let proxy = config.proxy()?;
+        let ca_files: Vec<_> = config.ca_files(registry).cloned().collect();
+        let server = |name: &str, host: &str, scheme: &str, credentials: Option<&Credentials>| Listed {
+            server: Server {
+                http: HttpClient::new(ca_files.clone(), proxy.clone()),
+                base: format!("{scheme}://{host}"),
+                name: name.to_owned(),
+                repository: reference.repository().to_owned(),
                 image: reference.familiar(),
-                reason,
-            })?,
-            base: format!("{scheme}://{host}"),
-            host: reference.registry().to_owned(),
-            repository: reference.repository().to_owned(),
-            image: reference.familiar(),
-            credentials: credentials.cloned(),
-            authorization: Mutex::new(None),
+                credentials: credentials.cloned(),
+                authorization: Mutex::new(None),
+            },
+            failed: AtomicBool::new(false),
         };
-        Ok(registry)
+        let mirrors = config.mirrors(registry)?;
+        let mut servers: Vec<_> =
+            mirrors.iter().map(|mirror| server(mirror, mirror, "https", None)).collect();
+        let host = config::api_host(registry);
+        let plain = connect::is_loopback(host) && !config.has_own_ca(registry);
+        servers.push(server(registry, host, if plain { "http" } else { "https" }, credentials));
+        Ok(Self { servers, meter })
     }
 
     /// Asks for the digest that a tag or digest means now.
     pub(super) async fn resolve(&self, selector: &str) -> Result<Digest> {
-        let response = self.manifest_request(Method::HEAD, selector).await?;
-        match announced(&response) {
-            Some(digest) => Ok(digest),
-            None => Ok(self.manifest(selector).await?.digest),
+        let mut attempts = Attempts::quick();
+        loop {
+            match self.ask(&manifest(Method::HEAD, selector)).await {
+                Ok((_, response)) => match announced(&response) {
+                    Some(digest) => return Ok(digest),
+                    None => return Ok(self.manifest(selector).await?.digest),
+                },
+                Err(error) => self.pause(&mut attempts, error).await?,
+            }
         }
     }
 
     /// Fetches a manifest or index and verifies it against every digest that is known of it.
     pub(super) async fn manifest(&self, selector: &str) -> Result<Fetched> {
-        let response = self.manifest_request(Method::GET, selector).await?;
+        let mut attempts = Attempts::default();
+        loop {
+            let error = match self.ask(&manifest(Method::GET, selector)).await {
+                Ok((listed, response)) => match listed.document(response, selector).await {
+                    Ok(fetched) => return Ok(fetched),
+                    Err(_) if self.give_up_mirror(listed) => continue,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            self.pause(&mut attempts, error).await?;
+        }
+    }
+
+    /// Starts fetching a blob, if possible at the byte `offset`: where it starts is in the answer.
+    pub(super) async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobBody<'_>> {
+        let path = format!("blobs/{digest}");
+        let mut ask = Ask { method: Method::GET, path, accept: "*/*", offset };
+        let (listed, response) = match self.ask(&ask).await? {
+            (_, response) if response.status() == StatusCode::RANGE_NOT_SATISFIABLE => {
+                ask.offset = 0;
+                self.ask(&ask).await?
+            }
+            answer => answer,
+        };
+        let start = if response.status() == StatusCode::PARTIAL_CONTENT {
+            let start = range_start(&response);
+            start.filter(|start| *start == ask.offset).ok_or_else(|| {
+                listed.server.transport("it sends another part of a blob than it was asked for")
+            })?
+        } else {
+            0
+        };
+        Ok(BlobBody { registry: self, listed, start, body: response.into_body() })
+    }
+
+    /// Waits before the next attempt after `error`, or gives up and returns it.
+    pub(super) async fn pause(&self, attempts: &mut Attempts, error: Error) -> Result<()> {
+        let jitter = RandomState::new().hash_one(()) % retry::JITTER_MAX;
+        let Some(wait) = attempts.next(&error, jitter) else { return Err(error) };
+        tracing::warn!(%error, wait_ms = wait.as_millis(), "a registry failed, trying again");
+        if matches!(error, Error::Throttled { .. }) {
+            self.meter.waiting(wait.as_secs().max(1));
+            tokio::time::sleep(wait).await;
+            self.meter.waiting(0);
+        } else {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    /// One request to the mirrors in order and then to the registry, until one has what is asked for.
+    async fn ask(&self, ask: &Ask<'_>) -> Result<(&Listed, Response<Incoming>)> {
+        let mut last = None;
+        for listed in &self.servers {
+            if listed.failed.load(Ordering::Relaxed) {
+                continue;
+            }
+            match listed.answer(ask).await {
+                Ok(response) => return Ok((listed, response)),
+                Err(error) => {
+                    let lacks = matches!(error, Error::NotFound { .. } | Error::MissingBlob { .. });
+                    // What a mirror lacks once it may have the next time.
+                    if !lacks {
+                        self.give_up_mirror(listed);
+                    }
+                    last = Some(error);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::Internal { reason: "no registry to ask".to_owned() }))
+    }
+
+    /// Asks a mirror no more; false for the registry itself.
+    fn give_up_mirror(&self, listed: &Listed) -> bool {
+        let mirror = self.servers.last().is_some_and(|origin| !std::ptr::eq(origin, listed));
+        if mirror && !listed.failed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(mirror = %listed.server.name, image = %listed.server.image, "a mirror failed");
+        }
+        mirror
+    }
+}
+
+impl Listed {
+    /// One request; every status but success is an error.
+    async fn answer(&self, ask: &Ask<'_>) -> Result<Response<Incoming>> {
+        let response = self.server.ask(ask).await?;
+        let server = &self.server;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if ask.offset > 0 => Ok(response),
+            StatusCode::NOT_FOUND => Err(match ask.path.strip_prefix("blobs/").map(str::parse) {
+                Some(Ok(digest)) => Error::MissingBlob { image: server.image.clone(), digest },
+                _ => Error::NotFound { image: server.image.clone(), registry: server.name.clone() },
+            }),
+            _ => Err(server.status_error(response).await),
+        }
+    }
+
+    async fn document(&self, response: Response<Incoming>, selector: &str) -> Result<Fetched> {
         let announced = announced(&response);
-        let document = self.small_body(response, MAX_MANIFEST_BYTES).await?;
+        let document = self.server.small_body(response, MAX_MANIFEST_BYTES).await?;
         let digest = Digest::of(&document);
         for expected in selector.parse().ok().into_iter().chain(announced) {
             if expected != digest {
@@ -103,191 +216,13 @@ impl Registry {
         }
         Ok(Fetched { digest, document })
     }
+}
 
-    /// Starts fetching a blob.
-    pub(super) async fn blob(&self, digest: &Digest) -> Result<BlobBody<'_>> {
-        let path = format!("/v2/{}/blobs/{digest}", self.repository);
-        let response = self.get(Method::GET, &path, "*/*").await?;
-        match response.status() {
-            StatusCode::OK => Ok(BlobBody { registry: self, body: response.into_body() }),
-            StatusCode::NOT_FOUND => {
-                Err(Error::MissingBlob { image: self.image.clone(), digest: digest.clone() })
-            }
-            _ => Err(self.status_error(response).await),
-        }
-    }
-
-    async fn manifest_request(&self, method: Method, selector: &str) -> Result<Response<Incoming>> {
-        let path = format!("/v2/{}/manifests/{selector}", self.repository);
-        let accept = [OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST].join(", ");
-        let response = self.get(method, &path, &accept).await?;
-        match response.status() {
-            StatusCode::OK => Ok(response),
-            StatusCode::NOT_FOUND => {
-                Err(Error::NotFound { image: self.image.clone(), registry: self.host.clone() })
-            }
-            _ => Err(self.status_error(response).await),
-        }
-    }
-
-    /// One request with authentication: tried as it is, then once more with what the registry wants.
-    async fn get(&self, method: Method, path: &str, accept: &str) -> Result<Response<Incoming>> {
-        let url = format!("{}{path}", self.base);
-        let known = self.authorization.lock().await.clone();
-        let response = self.follow(&method, &url, accept, known.as_deref()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(response);
-        }
-        let mut slot = self.authorization.lock().await;
-        // Another request may have authenticated meanwhile.
-        let header = match slot.clone().filter(|value| known.as_ref() != Some(value)) {
-            Some(header) => header,
-            None => self.authenticate(&response).await?,
-        };
-        *slot = Some(header.clone());
-        drop(slot);
-        self.follow(&method, &url, accept, Some(&header)).await
-    }
-
-    /// Makes the `Authorization` value that a 401 asks for.
-    async fn authenticate(&self, response: &Response<Incoming>) -> Result<String> {
-        let challenges = response.headers().get_all(WWW_AUTHENTICATE);
-        let challenges: Vec<_> = challenges.iter().filter_map(|value| value.to_str().ok()).collect();
-        match (Challenge::choose(&challenges), &self.credentials) {
-            (Some(_) | None, Some(credentials @ Credentials::Bearer { .. })) => {
-                Ok(credentials.authorization())
-            }
-            (Some(Challenge::Basic), Some(credentials)) => Ok(credentials.authorization()),
-            (Some(Challenge::Bearer { realm, service, scope }), _) => {
-                self.token(&realm, service.as_deref(), scope.as_deref()).await
-            }
-            (Some(Challenge::Basic) | None, _) => Err(self.unauthorized()),
-        }
-    }
-
-    async fn token(&self, realm: &str, service: Option<&str>, scope: Option<&str>) -> Result<String> {
-        let default_scope = format!("repository:{}:pull", self.repository);
-        let mut url = realm.to_owned();
-        let query = [("service", service), ("scope", scope.or(Some(&default_scope)))];
-        for (key, value) in query.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-            url.push(if url.contains('?') { '&' } else { '?' });
-            url.push_str(&format!("{key}={}", challenge::query_escape(value)));
-        }
-        let header = self.credentials.as_ref().map(Credentials::authorization);
-        let response = self.follow(&Method::GET, &url, "application/json", header.as_deref()).await?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.unauthorized()),
-            _ => return Err(self.status_error(response).await),
-        }
-        let body = self.small_body(response, MAX_SMALL_BODY).await?;
-        challenge::parse_token(&body).map(|token| format!("Bearer {token}")).ok_or_else(|| Error::Registry {
-            registry: self.host.clone(),
-            image: self.image.clone(),
-            status: 200,
-            detail: ": its token service sent no token".to_owned(),
-        })
-    }
-
-    /// One request, its redirects followed. The credentials stay with the first host.
-    async fn follow(
-        &self,
-        method: &Method,
-        url: &str,
-        accept: &str,
-        authorization: Option<&str>,
-    ) -> Result<Response<Incoming>> {
-        let first: Uri = url.parse().map_err(|_| self.transport("the registry names an invalid address"))?;
-        let mut uri = first.clone();
-        for _ in 0..=MAX_REDIRECTS {
-            let same_origin = uri.scheme() == first.scheme() && uri.authority() == first.authority();
-            let header = authorization.filter(|_| same_origin);
-            let response = self.send(method, &uri, accept, header).await?;
-            if !response.status().is_redirection() {
-                return Ok(response);
-            }
-            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            let location = location.ok_or_else(|| self.transport("it redirects to nowhere"))?;
-            uri = challenge::join(&uri, location)
-                .ok_or_else(|| self.transport("it redirects to an invalid address"))?;
-        }
-        Err(self.transport(&format!("it redirects more than {MAX_REDIRECTS} times")))
-    }
-
-    async fn send(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        accept: &str,
-        authorization: Option<&str>,
-    ) -> Result<Response<Incoming>> {
-        let plain_allowed = self.base.starts_with("http://") && uri.host().is_some_and(connect::is_loopback);
-        if uri.scheme_str() != Some("https") && !plain_allowed {
-            return Err(self.transport("it leads to an address without TLS, which is refused"));
-        }
-        let mut request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header(USER_AGENT, concat!("carrack/", env!("CARGO_PKG_VERSION")))
-            .header(ACCEPT, accept);
-        if let Some(authorization) = authorization {
-            let mut value = HeaderValue::from_str(authorization).map_err(|_| self.unauthorized())?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        let request = request.body(Empty::new()).map_err(|error| self.transport(&error.to_string()))?;
-        match tokio::time::timeout(HEAD_TIMEOUT, self.http.request(request)).await {
-            Ok(answer) => answer.map_err(|error| self.transport(&chain(&error))),
-            Err(_) => Err(self.transport(&format!("no answer within {} s", HEAD_TIMEOUT.as_secs()))),
-        }
-    }
-
-    async fn small_body(&self, response: Response<Incoming>, limit: u64) -> Result<Bytes> {
-        let mut body = BlobBody { registry: self, body: response.into_body() };
-        let mut content = Vec::new();
-        while let Some(chunk) = body.chunk().await? {
-            if (content.len() + chunk.len()) as u64 > limit {
-                let what = format!("an answer of {} for {}", self.host, self.image);
-                return Err(Error::TooLarge { what, limit: format!("{limit} bytes") });
-            }
-            content.extend_from_slice(&chunk);
-        }
-        Ok(content.into())
-    }
-
-    /// An error for a status that nobody handles.
-    async fn status_error(&self, response: Response<Incoming>) -> Error {
-        let status = response.status();
-        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return self.unauthorized();
-        }
-        let is_json = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-        let detail = match self.small_body(response, MAX_SMALL_BODY).await {
-            Ok(body) if is_json => challenge::error_message(&body, MAX_DETAIL),
-            _ => String::new(),
-        };
-        Error::Registry {
-            registry: self.host.clone(),
-            image: self.image.clone(),
-            status: status.as_u16(),
-            detail,
-        }
-    }
-
-    fn unauthorized(&self) -> Error {
-        let hint = match self.credentials {
-            Some(_) => "the credentials were not accepted, or do not cover this repository",
-            None => "the repository is private or does not exist; check the name, or give credentials",
-        };
-        Error::Unauthorized { image: self.image.clone(), registry: self.host.clone(), hint }
-    }
-
-    fn transport(&self, reason: &str) -> Error {
-        Error::Transport { registry: self.host.clone(), image: self.image.clone(), reason: reason.to_owned() }
-    }
+/// A request for a manifest or an index.
+fn manifest(method: Method, selector: &str) -> Ask<'static> {
+    const ACCEPTED: [&str; 4] = [OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST];
+    static ACCEPT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| ACCEPTED.join(", "));
+    Ask { method, path: format!("manifests/{selector}"), accept: &ACCEPT, offset: 0 }
 }
 
 /// The digest that the registry says the document has.
@@ -295,28 +230,29 @@ fn announced(response: &Response<Incoming>) -> Option<Digest> {
     response.headers().get("docker-content-digest")?.to_str().ok()?.parse().ok()
 }
 
+/// The first byte of a partial answer.
+fn range_start(response: &Response<Incoming>) -> Option<u64> {
+    let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
+    range.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
+}
+
 /// A body that arrives in chunks.
 pub(super) struct BlobBody<'a> {
     registry: &'a Registry,
+    listed: &'a Listed,
+    /// The place of the first byte within the blob.
+    pub(super) start: u64,
     body: Incoming,
 }
 
 impl BlobBody<'_> {
     /// The next chunk; `None` at the end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            let frame = match tokio::time::timeout(BODY_TIMEOUT, self.body.frame()).await {
-                Ok(None) => return Ok(None),
-                Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(error))) => return Err(self.registry.transport(&chain(&error))),
-                Err(_) => {
-                    let reason = format!("no data within {} s", BODY_TIMEOUT.as_secs());
-                    return Err(self.registry.transport(&reason));
-                }
-            };
-            if let Ok(data) = frame.into_data() {
-                return Ok(Some(data));
-            }
-        }
+        self.listed.server.chunk(&mut self.body).await
+    }
+
+    /// Its content was not what it had to be: whether someone else can be asked instead.
+    pub(super) fn reject(&self) -> bool {
+        self.registry.give_up_mirror(self.listed)
     }
 }

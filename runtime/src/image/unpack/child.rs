@@ -24,6 +24,7 @@ pub fn child_main(arguments: &[OsString]) -> ExitCode {
     let report = match run(arguments) {
         Ok(done) => Report::Done(done),
         Err(Failure::Refused { entry, reason }) => Report::Refused { entry, reason },
+        Err(Failure::NoSpace) => Report::NoSpace,
         Err(Failure::Failed(reason)) => Report::Failed { reason },
     };
     let mut stdout = io::stdout().lock();

@@ -19,6 +19,7 @@ use super::limits::Limits;
 use super::name::{self, Name};
 use super::pax::Pax;
 use super::report::MAX_NAMED;
+use crate::image::error::is_no_space;
 
 /// Bytes copied at a time.
 const CHUNK: usize = 128 * 1024;
@@ -29,6 +30,7 @@ const IMPLIED_DIR_MODE: u32 = 0o755;
 #[derive(Debug)]
 pub(super) enum Failure {
     Refused { entry: String, reason: String },
+    NoSpace,
     Failed(String),
 }
 
@@ -38,7 +40,13 @@ impl Failure {
     }
 
     fn at<'a, E: Into<io::Error>>(entry: &'a [u8], doing: &'a str) -> impl FnOnce(E) -> Self + 'a {
-        move |error| Self::refused(entry, format!("cannot {doing}: {}", error.into()))
+        move |error| {
+            let error = error.into();
+            if is_no_space(&error) {
+                return Self::NoSpace;
+            }
+            Self::refused(entry, format!("cannot {doing}: {error}"))
+        }
     }
 }
 

@@ -78,6 +78,9 @@ pub(super) fn run(helper: &Path, limits: &Limits, layer: LayerBlob, target: &Pat
     let done = match report {
         Report::Done(done) => done,
         Report::Refused { entry, reason } => return Err(Error::Entry { layer: layer.digest, entry, reason }),
+        Report::NoSpace => {
+            return Err(Error::NoSpace { operation: "unpack a layer to", path: target.to_owned() });
+        }
         Report::Failed { reason } => return Err(failed(reason)),
     };
     if done.diff_id != layer.diff_id {

@@ -27,6 +27,8 @@ pub(super) enum Report {
     Done(Done),
     /// An entry is unsafe or malformed.
     Refused { entry: String, reason: String },
+    /// The disk is full.
+    NoSpace,
     /// Something else failed.
     Failed { reason: String },
 }
