@@ -50,7 +50,11 @@ test: lint build images ## every test but the long ones; needs root
 test-all: test ## what CI runs
 	@integration/test.sh --closing-line
 
-bench: build images ## benchmarks, side by side with a peer or the kernel's floor
+# Peers that benchmarks compare with; what is not installed is skipped with a line that says so.
+PEER_PACKAGES := docker.io podman crun runc conmon
+
+bench: build images ## benchmarks beside peers; NAME=deploy: those whose name starts so; PEERS=install: install the peers first
+	@[ "$(PEERS)" != install ] || integration/setup.sh $(PEER_PACKAGES)
 	@BENCH_OUT=$(TARGET_DIR)/bench $(dir $(CARRACK))carrack-bench $(NAME)
 
 clean: ## remove what was built

@@ -1,5 +1,6 @@
 //! The lab: what end-to-end tests, the demo and benchmarks share. Linked by nothing of the product.
 
+pub mod bench;
 pub mod inventory;
 pub mod lab;
 pub mod load;
