@@ -60,10 +60,6 @@ pub const IMAGE_GC_HIGH_PERCENT: u8 = 80;
 pub const IMAGE_GC_LOW_PERCENT: u8 = 70;
 /// Cluster address ranges, the first that overlaps no route of the host.
 pub const CLUSTER_CIDRS: [&str; 2] = ["10.192.0.0/10", "100.64.0.0/10"];
-/// Use of the disk that makes a node take away images that nothing needs, percent.
-pub const IMAGE_GC_FROM_PERCENT: u8 = 80;
-/// Use of the disk at which it stops doing so, percent.
-pub const IMAGE_GC_TO_PERCENT: u8 = 70;
 /// Where the daemon's configuration is.
 pub const CONFIG_FILE: &str = "/etc/carrack/config.toml";
 /// Where a node keeps its state.
@@ -107,11 +103,6 @@ pub fn table() -> Vec<(&'static str, String, &'static str)> {
         ("image.gc.high", format!("{IMAGE_GC_HIGH_PERCENT}%"), "of the disk full: unused images go"),
         ("image.gc.low", format!("{IMAGE_GC_LOW_PERCENT}%"), "of the disk full: no more of them go"),
         ("deploy.timeout", s(DEPLOY_TIMEOUT), "that deploy waits for a healthy stack"),
-        (
-            "images.gc",
-            format!("{IMAGE_GC_FROM_PERCENT}% to {IMAGE_GC_TO_PERCENT}%"),
-            "use of the disk between which images that nothing needs are taken away",
-        ),
         ("config.file", CONFIG_FILE.into(), "the daemon's configuration"),
         ("state.dir", STATE_DIR.into(), "volumes, images, ledger, store"),
         ("runtime.dir", RUNTIME_DIR.into(), "socket, supervisors, secrets"),

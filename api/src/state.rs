@@ -204,6 +204,24 @@ pub struct NodeReport {
     /// Host ports that a process outside Carrack holds, with who holds them: a service that wants one cannot have it.
     #[serde(default)]
     pub port_conflicts: Vec<PortConflict>,
+    /// The last time that images were taken away to make room.
+    #[serde(default)]
+    pub collection: Option<ImageCollection>,
+}
+
+/// Images that a node took away to make room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageCollection {
+    /// When.
+    pub at: Timestamp,
+    /// Their names, or digests of those without one.
+    pub images: Vec<String>,
+    /// Bytes that are free again.
+    pub freed: Bytes,
+    /// Use of the disk before, percent.
+    pub used_before: u8,
+    /// Use of the disk after, percent.
+    pub used_after: u8,
 }
 
 /// A published port that could not be reserved on a node.

@@ -17,8 +17,8 @@ use std::time::Duration;
 use carrack_api::defaults::HEARTBEAT;
 use carrack_api::fail;
 use carrack_api::{
-    AddressPlan, Assignment, ClusterId, Desired, NodeInfo, NodeReport, PortConflict, TaskId, TaskNetwork,
-    Timestamp,
+    AddressPlan, Assignment, ClusterId, Desired, ImageCollection, NodeInfo, NodeReport, PortConflict, TaskId,
+    TaskNetwork, Timestamp,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -90,6 +90,8 @@ pub(crate) struct Driver<E, N> {
     tables: watch::Sender<Option<Version>>,
 
     conflicts: Vec<PortConflict>,
+    /// The last images that were taken away to make room.
+    collection: Option<ImageCollection>,
     sequence: u64,
     remember: bool,
     ledger_version: u64,
@@ -159,6 +161,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
             network: NetworkState::new(),
             tables,
             conflicts: Vec::new(),
+            collection: None,
             sequence: 0,
             remember: true,
             ledger_version: 0,
@@ -398,10 +401,10 @@ impl<E: Engine, N: Network> Driver<E, N> {
         });
         let handle = match action {
             Action::Prepare => {
-                let Some(spec) = assigned.tasks.get(&task).map(|task| task.spec.container.clone()) else {
-                    return;
-                };
-                self.workers.prepare(task, spec)
+                let Some(wanted) = assigned.tasks.get(&task) else { return };
+                let credentials =
+                    assigned.credentials.get(&wanted.service.stack).cloned().unwrap_or_default();
+                self.workers.prepare(task, wanted.spec.container.clone(), credentials)
             }
             Action::Start { run } => {
                 facts.run = run;
@@ -571,6 +574,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
             images: self.workers.engine.images(),
             conflicts: &self.conflicts,
             network_error: self.network.error.as_deref(),
+            collection: self.collection.as_ref(),
             now,
         })
     }

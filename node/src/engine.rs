@@ -4,6 +4,7 @@
 //! Owns the values that cross them, in the node's words. All calls are idempotent: asked again after a crash at any point
 //! they end in the same state.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use carrack_api::{
     AddressPlan, AssignedTask, ContainerSpec, Exit, Healthcheck, HeldImage, PortConflict, PullProgress,
-    TaskId, Usage,
+    RegistryCredentials, TaskId, Usage,
 };
 
 use crate::tables::NodeTables;
@@ -88,6 +89,9 @@ pub(crate) struct StartOrder {
     pub(crate) node_address: Option<Ipv4Addr>,
 }
 
+/// Credentials of a stack by registry.
+pub(crate) type RegistryLogins = BTreeMap<String, RegistryCredentials>;
+
 /// Receives how far an image is; called often.
 pub(crate) type ProgressSink = Arc<dyn Fn(PullProgress) + Send + Sync>;
 
@@ -96,10 +100,12 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// All runs that left a trace, each task's oldest first. Runs whose supervisor is gone have been ended.
     fn runs(&self) -> impl Future<Output = Result<Vec<FoundRun>, Refusal>> + Send;
 
-    /// Brings the image; dropped, it breaks off without leaving anything half done.
+    /// Brings the image, with the credentials for its registry when there are any; dropped, it breaks off without leaving
+    /// anything half done.
     fn prepare(
         &self,
         spec: &ContainerSpec,
+        credentials: &RegistryLogins,
         progress: ProgressSink,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
 

@@ -235,10 +235,12 @@ fn write_changes(directory: &Path, boot_id: &str, old: &Memory, new: &Memory) ->
         (Some(_), None) | (None, Some(_)) => false,
     };
     if let Some(assignment) = new.assignment.as_ref().filter(|_| !same) {
+        // Credentials are in memory only: after a reboot without a scheduler the node goes on with the images it holds.
+        let kept = Assignment { credentials: BTreeMap::new(), ..Assignment::clone(assignment) };
         write_json(
             &assignment_path(directory),
             ["ledger.1-assignment", "ledger.2-assignment-rename"],
-            &AssignmentFile { version: LEDGER_VERSION, assignment: &**assignment },
+            &AssignmentFile { version: LEDGER_VERSION, assignment: &kept },
         )?;
     }
     let file = TasksFile { version: LEDGER_VERSION, boot_id: boot_id.to_owned(), tasks: &*new.tasks };
@@ -248,6 +250,8 @@ fn write_changes(directory: &Path, boot_id: &str, old: &Memory, new: &Memory) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use carrack_api::RegistryCredentials;
+
     use crate::testing::{CLUSTER, NODE, assigned, assignment};
 
     fn node() -> NodeId {
@@ -281,11 +285,19 @@ mod tests {
         task.run = 4;
         let tasks = BTreeMap::from([(TaskId(1), task)]);
         let kept = Arc::new(assignment(3, BTreeMap::from([(TaskId(1), assigned("web", 1))])));
-        let memory = Memory { assignment: Some(kept.clone()), tasks: Arc::new(tasks.clone()) };
+        let secret = RegistryCredentials { username: "ada".into(), password: "canary".into() };
+        let logins = BTreeMap::from([("registry.test".to_owned(), secret)]);
+        let told = Assignment {
+            credentials: BTreeMap::from([("demo".parse().unwrap(), logins)]),
+            ..Assignment::clone(&kept)
+        };
+        let memory = Memory { assignment: Some(Arc::new(told)), tasks: Arc::new(tasks.clone()) };
         let version = ledger.remember(memory);
         assert!(ledger.is_on_disk(version).await);
         drop(ledger);
         writer.await.unwrap();
+        let written = std::fs::read_to_string(assignment_path(state.path())).unwrap();
+        assert!(!written.contains("canary") && !written.contains("ada"), "credentials are never written");
         let read = load(state.path(), "boot-a").unwrap();
         assert_eq!((read.assignment, read.tasks, read.rebooted), (Some(kept), tasks, false));
         assert!(load(state.path(), "boot-b").unwrap().rebooted);

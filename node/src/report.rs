@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use carrack_api::{
-    Assignment, ClusterId, HeldImage, NodeInfo, NodeReport, PortConflict, Protocol, ServiceKey, TaskId,
-    TaskReport, TaskState, Timestamp, human_duration,
+    Assignment, ClusterId, HeldImage, ImageCollection, NodeInfo, NodeReport, PortConflict, Protocol,
+    ServiceKey, TaskId, TaskReport, TaskState, Timestamp, human_duration,
 };
 
 use crate::facts::{Pending, Phase, TaskFacts, Verdict};
@@ -19,6 +19,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) images: Vec<HeldImage>,
     pub(crate) conflicts: &'a [PortConflict],
     pub(crate) network_error: Option<&'a str>,
+    pub(crate) collection: Option<&'a ImageCollection>,
     pub(crate) now: Timestamp,
 }
 
@@ -34,6 +35,7 @@ pub(crate) fn report(sources: Sources<'_>) -> NodeReport {
         tasks,
         images: sources.images,
         port_conflicts: sources.conflicts.to_vec(),
+        collection: sources.collection.cloned(),
     }
 }
 

@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::engine::{
-    Engine, FoundRun, FoundState, Network, Programmed, ProgressSink, Refusal, StartOrder, Started,
+    Engine, FoundRun, FoundState, Network, Programmed, ProgressSink, Refusal, RegistryLogins, StartOrder,
+    Started,
 };
 use crate::tables::NodeTables;
 
@@ -139,12 +140,19 @@ impl Engine for Host {
             .collect())
     }
 
-    async fn prepare(&self, spec: &ContainerSpec, _progress: ProgressSink) -> Result<(), Refusal> {
+    async fn prepare(
+        &self,
+        spec: &ContainerSpec,
+        credentials: &RegistryLogins,
+        _progress: ProgressSink,
+    ) -> Result<(), Refusal> {
         let hangs = self.state().prepare_hangs;
         if hangs {
             std::future::pending::<()>().await;
         }
-        self.effect(format!("prepare {}", spec.image)).await;
+        let users: Vec<&str> = credentials.values().map(|known| known.username.as_str()).collect();
+        let by = if users.is_empty() { String::new() } else { format!(" as {}", users.join(", ")) };
+        self.effect(format!("prepare {}{by}", spec.image)).await;
         self.state().prepare.clone().map_or(Ok(()), Err)
     }
 

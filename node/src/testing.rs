@@ -75,6 +75,8 @@ pub(crate) fn assignment(generation: u64, tasks: BTreeMap<TaskId, AssignedTask>)
         retained: BTreeSet::new(),
         services,
         networks: BTreeMap::from([(network, NetworkTable { internal: false })]),
+        credentials: BTreeMap::new(),
+        images_needed: BTreeSet::new(),
     }
 }
 

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrack_api::fail;
-use carrack_api::{Exit, Health, ProbeResult, PullProgress, TaskId};
+use carrack_api::{ContainerSpec, Exit, Health, ProbeResult, PullProgress, TaskId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::engine::{Engine, Network, Programmed, ProgressSink, Refusal, StartOrder, Started};
+use crate::engine::{
+    Engine, Network, Programmed, ProgressSink, Refusal, RegistryLogins, StartOrder, Started,
+};
 use crate::ledger::Ledger;
 use crate::probe::{Judgement, Probe, Question, Tracker};
 
@@ -118,7 +120,12 @@ impl<E: Engine, N: Network> Workers<E, N> {
     }
 
     /// Brings the image of a task.
-    pub(crate) fn prepare(self: &Arc<Self>, task: TaskId, spec: carrack_api::ContainerSpec) -> AbortHandle {
+    pub(crate) fn prepare(
+        self: &Arc<Self>,
+        task: TaskId,
+        spec: ContainerSpec,
+        credentials: RegistryLogins,
+    ) -> AbortHandle {
         let this = self.clone();
         let events = self.events.clone();
         let sink: ProgressSink = Arc::new(move |progress| {
@@ -127,7 +134,7 @@ impl<E: Engine, N: Network> Workers<E, N> {
         });
         spawn(async move {
             let _permit = this.prepares.acquire().await;
-            let result = this.engine.prepare(&spec, sink).await;
+            let result = this.engine.prepare(&spec, &credentials, sink).await;
             this.say(Event::Prepared(task, result)).await;
         })
     }
@@ -321,7 +328,7 @@ pub(crate) struct Subject {
     pub(crate) task: TaskId,
     pub(crate) run: u32,
     pub(crate) pid: u32,
-    pub(crate) spec: carrack_api::ContainerSpec,
+    pub(crate) spec: ContainerSpec,
     pub(crate) started_at: carrack_api::Timestamp,
     pub(crate) health: Health,
 }

@@ -99,7 +99,9 @@ async fn answer(stream: DuplexStream, request: NodeRequest) {
         NodeRequest::ImageList => Frame::done(&held_images()).unwrap(),
         NodeRequest::VolumeList => Frame::done(&serde_json::json!([])).unwrap(),
         NodeRequest::TaskInspect { task } => Frame::done(&serde_json::json!({ "bundle": task })).unwrap(),
-        NodeRequest::ImageRemove { .. } | NodeRequest::VolumeRemove { .. } => Frame::Done(b"null".to_vec()),
+        NodeRequest::Signal { .. } | NodeRequest::ImageRemove { .. } | NodeRequest::VolumeRemove { .. } => {
+            Frame::Done(b"null".to_vec())
+        }
         NodeRequest::Attach { .. }
         | NodeRequest::CopyOut { .. }
         | NodeRequest::CopyIn { .. }
@@ -108,6 +110,10 @@ async fn answer(stream: DuplexStream, request: NodeRequest) {
         | NodeRequest::ImageTag { .. }
         | NodeRequest::ImageSave { .. }
         | NodeRequest::ImagePrune { .. } => Frame::Problem(Problem::new(501, "unsupported", "not here")),
+        NodeRequest::RegistryCheck { registry, credentials } => match credentials.password.as_str() {
+            "wrong" => Frame::Problem(Problem::new(403, "registry-refused", format!("{registry} says no"))),
+            _ => Frame::Done(b"null".to_vec()),
+        },
     };
     // The asker may be gone.
     let _ = write_frame(&mut write, &last).await;
@@ -162,6 +168,7 @@ async fn node(mut session: LocalSession, behaviour: Arc<Mutex<Behaviour>>) {
             tasks: reports.values().cloned().collect(),
             images: held_images(),
             port_conflicts: Vec::new(),
+            collection: None,
         });
         tokio::select! {
             changed = session.assignments.changed() => if changed.is_err() { return },

@@ -115,7 +115,13 @@ impl<E: Engine, N: Network> Driver<E, N> {
                 self.accompany(task);
                 fail::pass("start.7-watched");
             }
-            Err(error) => self.failed(task, error),
+            Err(error) => {
+                // Its image may be gone from this host: the next try looks, and brings it again.
+                if let Some(facts) = self.facts.get_mut(&task) {
+                    facts.prepared = false;
+                }
+                self.failed(task, error);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::simulated::Host;
 use crate::testing::{CLUSTER, NODE, address, assigned, assignment};
-use carrack_api::{Health, NodeId, RestartCondition, TaskReport, TaskState};
+use carrack_api::{Health, NodeId, RegistryCredentials, RestartCondition, TaskReport, TaskState};
 use std::path::Path;
 use std::sync::Mutex;
 use tokio::sync::oneshot;
@@ -281,6 +281,26 @@ async fn a_registry_that_is_away_is_asked_again() {
     rig.until(|host, _| host.effects("prepare").len() == 4).await;
     assert_eq!(rig.report(1).state, TaskState::Preparing);
     assert!(rig.report(1).reason.unwrap().starts_with("registry does not answer; tried again in"));
+    rig.host.state().prepare = None;
+    rig.until(|_, report| all_passing(report)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_is_shown_the_newest_credentials_of_its_stack() {
+    let login = |username: &str| RegistryCredentials { username: username.into(), password: "x".into() };
+    let with = |generation, username: &str| {
+        let logins = BTreeMap::from([("registry.test".to_owned(), login(username))]);
+        let credentials = BTreeMap::from([("demo".parse().unwrap(), logins)]);
+        Assignment { credentials, ..webs(generation, 1) }
+    };
+    let mut rig = Rig::new();
+    rig.host.state().prepare = Some(Refusal::Retry("the token has expired".into()));
+    rig.start();
+    rig.assign(with(1, "ada"));
+    rig.until(|host, _| host.effects("prepare").len() == 2).await;
+    assert!(rig.host.effects("prepare").iter().all(|effect| effect.ends_with(" as ada")));
+    rig.assign(with(2, "bob"));
+    rig.until(|host, _| host.effects("prepare").iter().any(|effect| effect.ends_with(" as bob"))).await;
     rig.host.state().prepare = None;
     rig.until(|_, report| all_passing(report)).await;
 }

@@ -402,6 +402,8 @@ fn assignment(node: NodeId, generation: u64, tasks: BTreeMap<TaskId, AssignedTas
         retained: BTreeSet::new(),
         services: BTreeMap::from([(key("web"), table)]),
         networks: BTreeMap::from([(network(), NetworkTable { internal: false })]),
+        credentials: BTreeMap::new(),
+        images_needed: BTreeSet::new(),
     }
 }
 

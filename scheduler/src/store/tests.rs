@@ -124,10 +124,10 @@ fn damage_in_the_middle_is_told_and_nothing_is_dropped() {
 #[test]
 fn files_of_a_newer_version_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let newer = frame::encode(br#"{"format":"carrack-store","version":2,"index":0,"more":true}"#);
+    let newer = frame::encode(br#"{"format":"carrack-store","version":3,"index":0,"more":true}"#);
     std::fs::write(dir.path().join("log"), newer).unwrap();
     let error = Store::open(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("newer carrack (store version 2; this one reads up to 1)"), "{error}");
+    assert!(error.contains("newer carrack (store version 3; this one reads up to 2)"), "{error}");
 }
 
 #[test]
