@@ -8,7 +8,7 @@ use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::digest::{Digest, Hasher};
-use super::error::{Error, Result, io_error};
+use super::error::{Error, Result, io_error, point};
 
 /// What a blob must turn out to be.
 #[derive(Debug, Clone)]
@@ -129,6 +129,7 @@ impl BlobWriter {
                 return Err(Error::DigestMismatch { expected: expected.digest.clone(), actual });
             }
         }
+        point("pull.5-blob-rename")?;
         announce(&actual);
         if let Some(path) = &self.path {
             let target = directory.join(actual.hex());

@@ -280,6 +280,11 @@ pub(crate) fn io_error<E: Into<io::Error>>(operation: &'static str, path: &Path)
     }
 }
 
+/// A step of a pull is passed: see `carrack_api::fail`.
+pub(crate) fn point(name: &'static str) -> Result<()> {
+    carrack_api::fail::point(name).map_err(|error| Error::Internal { reason: error.to_string() })
+}
+
 /// Whether an operation failed because the disk is full.
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::error::{Error, Result, io_error};
+use super::error::{Error, Result, io_error, point};
 use super::reference::ImageReference;
 
 /// The format this version writes and the newest it reads.
@@ -46,6 +46,9 @@ pub(crate) struct ImageRecord {
     pub(crate) layers: Vec<LayerRecord>,
     /// When it was first stored, in milliseconds since the epoch.
     pub(crate) stored_unix_ms: u64,
+    /// Whether a registry gave it, so that it can be had again.
+    #[serde(default)]
+    pub(crate) pulled: bool,
 }
 
 /// One layer of an image.
@@ -98,6 +101,7 @@ impl Index {
         let text = serde_json::to_vec(self).map_err(|error| Error::Internal { reason: error.to_string() })?;
         let mut file = File::create(&temporary).map_err(io_error("create", &temporary))?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(io_error("write", &temporary))?;
+        point("pull.10-index-rename")?;
         fs::rename(&temporary, &path).map_err(io_error("replace", &path))?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", dir))
     }
@@ -161,6 +165,7 @@ mod tests {
                 config: Digest::of(b"config"),
                 layers: vec![],
                 stored_unix_ms: 7,
+                pulled: true,
             },
         );
         index.write(dir.path()).unwrap();

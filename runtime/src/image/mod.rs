@@ -7,6 +7,7 @@
 //! ```text
 //!  STATE/images/lock              held by the one process that has the store open
 //!  STATE/images/index.json        names -> images -> layers; replaced atomically, the only truth
+//!  STATE/images/used.json         when images were last used
 //!  STATE/images/blobs/HEX         manifests, configs and layers as received
 //!  STATE/images/layers/HEX        unpacked layers by diff id, each an overlayfs lower directory
 //!  STATE/images/l/SHORT           symlinks to layers/HEX, so that many fit one mount option
@@ -23,6 +24,7 @@ mod credentials;
 mod digest;
 mod disk;
 mod error;
+mod gc;
 mod index;
 mod load;
 mod manifest;
@@ -35,12 +37,14 @@ mod session;
 mod store;
 mod tree;
 pub mod unpack;
+mod used;
 mod user;
 
 pub use config::{Healthcheck, ImageConfig, MAX_CONFIG_BYTES, MAX_LAYERS, Platform};
 pub use credentials::Credentials;
 pub use digest::{Digest, DigestError};
 pub use error::{Error, Result};
+pub use gc::{Collected, DiskUse, GC_MIN_AGE, GcPolicy};
 pub use load::{LoadOptions, LoadedImage};
 pub use progress::{Progress, ProgressSink};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, ImageReference, ReferenceError};

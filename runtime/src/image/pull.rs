@@ -3,6 +3,18 @@
 //! Blobs arrive in parallel, each hashed while it is written; a layer is unpacked while others
 //! still arrive. Pulls that want the same blob wait for one of them to fetch it. A transfer that
 //! breaks is gone on with from its last byte, in this pull or in a later one.
+//!
+//! Its steps, numbered as their fail points are (`carrack_api::fail`); a load passes those from 6 on:
+//!
+//! ```text
+//!  1 ask what the image is   2 store manifest and indices
+//!  3 fetch a blob, from where the last attempt ended   4 write some of it   5 move it to its place
+//!  6 unpack a layer   7 move it to its place
+//!  8 sync the store   9 write the new index   10 rename it: the image is visible   11 tell
+//! ```
+//!
+//! A crash before 10 leaves the index as it was. When the store opens next, blobs that no image
+//! needs become partial ones, which the next pull goes on with; all else goes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +28,7 @@ use super::blob::{BlobWriter, Expected};
 use super::config::{MAX_CONFIG_BYTES, Platform};
 use super::credentials::Credentials;
 use super::digest::Digest;
-use super::error::{Error, Result};
+use super::error::{Error, Result, point};
 use super::index::{ImageRecord, LayerRecord};
 use super::load::check_image;
 use super::manifest::{self, Descriptor, Document, Manifest};
@@ -68,6 +80,7 @@ impl ImageStore {
         let store = self.clone();
         blocking(move || {
             pull.session.commit(vec![committed])?;
+            carrack_api::fail::pass("pull.11-visible");
             store.get_by_digest(&digest)?.ok_or(Error::NotStored { image: digest.to_string() })
         })
         .await
@@ -132,7 +145,13 @@ impl Pull {
         Ok(Committed {
             digest,
             manifest: manifest_digest,
-            record: ImageRecord { indices, config: manifest.config.digest, layers, stored_unix_ms: 0 },
+            record: ImageRecord {
+                indices,
+                config: manifest.config.digest,
+                layers,
+                stored_unix_ms: 0,
+                pulled: true,
+            },
             names: reference.tagged().into_iter().collect(),
         })
     }
@@ -144,9 +163,11 @@ impl Pull {
         platform: &Platform,
     ) -> Result<(Digest, BTreeSet<Digest>, Digest, Manifest)> {
         let mut indices = BTreeSet::new();
+        point("pull.1-manifest")?;
         let mut fetched = self.registry.manifest(selector).await?;
         let first = fetched.digest.clone();
         for _ in 0..MAX_NESTING {
+            point("pull.2-document")?;
             self.session.store_document(&fetched.document)?;
             let invalid = |reason| Error::Invalid {
                 image: self.image.clone(),
@@ -248,6 +269,7 @@ impl Pull {
         limit: u64,
         told: &Arc<AtomicU64>,
     ) -> Result<(), Failed> {
+        point("pull.3-blob")?;
         let expected = Expected { digest: descriptor.digest.clone(), size: Some(descriptor.size) };
         let pull = Arc::clone(self);
         let mut writer = blocking(move || pull.session.resume_blob(expected, limit)).await?;
@@ -295,6 +317,7 @@ impl Pull {
                 while let Some(chunk) = chunks.blocking_recv() {
                     writer.write(&chunk?)?;
                     tell(writer.position());
+                    point("pull.4-partial")?;
                 }
             }
             writer.complete()?;

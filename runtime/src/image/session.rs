@@ -10,7 +10,7 @@ use super::blob::{BlobWriter, Expected};
 use super::config::MAX_CONFIG_BYTES;
 use super::digest::Digest;
 use super::disk::{WorkDir, tree_bytes};
-use super::error::{Result, io_error};
+use super::error::{Result, io_error, point};
 use super::index::{ImageRecord, NameRecord};
 use super::reference::ImageReference;
 use super::store::{ImageStore, Inner};
@@ -96,6 +96,7 @@ impl Session {
         if target.is_dir() {
             return Ok(self.known_layer_bytes(diff_id).unwrap_or_else(|| tree_bytes(&target)));
         }
+        point("pull.6-unpack")?;
         let _slot = inner.slots.take();
         let path = inner.blob_path(blob);
         let source = LayerBlob {
@@ -105,6 +106,7 @@ impl Session {
         };
         let work = WorkDir::create(inner.temporary("layer"))?;
         let unpacked = unpack::run(&inner.options.helper, &inner.options.limits, source, &work.path)?;
+        point("pull.7-layer-rename")?;
         fs::rename(&work.path, &target).map_err(io_error("move a layer to", &target))?;
         Ok(unpacked.bytes)
     }
@@ -118,6 +120,7 @@ impl Session {
     /// Makes images and their names visible, all at once, after everything is on disk.
     pub(super) fn commit(&self, images: Vec<Committed>) -> Result<()> {
         let inner = self.inner();
+        point("pull.8-sync")?;
         let dir = File::open(&inner.dir).map_err(io_error("open", &inner.dir))?;
         rustix::fs::syncfs(&dir).map_err(io_error("sync", &inner.dir))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -129,11 +132,13 @@ impl Session {
                 stored_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
                 ..image.record.clone()
             });
+            record.pulled |= image.record.pulled;
             record.indices.extend(image.record.indices);
             for name in image.names {
                 index.names.insert(name, found.clone());
             }
         }
+        point("pull.9-index")?;
         index.write(&inner.dir)?;
         *guard = index;
         Ok(())

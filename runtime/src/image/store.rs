@@ -23,6 +23,7 @@ use super::reference::ImageReference;
 use super::registry::RegistryConfig;
 use super::session::Session;
 use super::unpack::{Limits, Slots};
+use super::used::Used;
 
 /// Fewest hex digits of a layer's short name.
 const SHORT_NAME_LEN: usize = 8;
@@ -66,6 +67,7 @@ pub(super) struct Inner {
     pub(super) layer_locks: Mutex<BTreeMap<Digest, Arc<Mutex<()>>>>,
     pub(super) blob_locks: Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) slots: Slots,
+    pub(super) used: Used,
     sequence: AtomicU64,
 }
 
@@ -163,6 +165,7 @@ impl ImageStore {
         let index = Index::read(&dir)?;
         let inner = Inner {
             slots: Slots::new(),
+            used: Used::read(&dir),
             dir,
             _lock: lock,
             options,

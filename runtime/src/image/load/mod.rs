@@ -118,6 +118,7 @@ fn finish(session: &Session, images: Vec<Assembled>, meter: &Meter) -> Result<Ve
                 config: image.manifest.config.digest.clone(),
                 layers: layers.collect(),
                 stored_unix_ms: 0,
+                pulled: false,
             },
             names: image.names.clone(),
         });

@@ -1,6 +1,7 @@
 //! Connections: names resolved by our own resolver (the binary is static: no getaddrinfo), TLS by
 //! rustls, straight or through a proxy's tunnel.
 
+use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -37,7 +38,7 @@ const TUNNEL_HEAD_MAX: usize = 8 * 1024;
 /// Port of an address with TLS that names none.
 const TLS_PORT: u16 = 443;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Failure = Box<dyn StdError + Send + Sync>;
 
 /// The HTTP client of one conversation: plain HTTP, and TLS once an address asks for it.
 pub(super) struct HttpClient {
@@ -86,7 +87,7 @@ fn builder() -> hyper_util::client::legacy::Builder {
 
 /// What went wrong, without the names of the layers that pass it on.
 fn reason(error: &hyper_util::client::legacy::Error) -> String {
-    let cause = std::error::Error::source(error);
+    let cause = StdError::source(error);
     cause.map_or_else(|| chain(error), |cause| chain(cause))
 }
 
@@ -203,8 +204,7 @@ async fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
     if name == "localhost" {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
-    let failed =
-        |error: &dyn std::error::Error| io::Error::other(format!("cannot resolve {name}: {}", chain(error)));
+    let failed = |error: &dyn StdError| io::Error::other(format!("cannot resolve {name}: {}", chain(error)));
     let resolver =
         TokioResolver::builder_tokio().and_then(|builder| builder.build()).map_err(|error| failed(&error))?;
     let found = resolver.lookup_ip(name).await.map_err(|error| failed(&error))?;
