@@ -71,6 +71,27 @@ pub struct Flow {
     id: u32,
 }
 
+/// Waits until every packet that met the tables before this call is in the flow table, or gone.
+///
+/// A packet meets the NAT rules first and its flow is entered only when it leaves the stack. What was decided by tables that
+/// have been replaced since is in between, for as long as its CPU is held up: a count taken then misses a connection that
+/// will reach the endpoint. All of it happens in one RCU read section, and `MEMBARRIER_CMD_GLOBAL` is the system call
+/// that waits for those to end (`synchronize_rcu`, some 10 ms).
+#[expect(unsafe_code, reason = "no crate of the tree wraps this system call")]
+pub(crate) fn wait_for_packets() -> Result<(), NetError> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes three integers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    match result {
+        0 => Ok(()),
+        _ => match std::io::Error::last_os_error() {
+            // Kernels booted with nohz_full have no such command; without it the wait is only likely, not certain.
+            error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            source => Err(NetError::Barrier { source }),
+        },
+    }
+}
+
 /// All IPv4 TCP and UDP flows of the namespace.
 pub(crate) fn flows(socket: &mut Socket) -> Result<Vec<Flow>, NetError> {
     let answers = socket.dump("dump the flows", GET, &nfgen(FAMILY_IP, 0, &[]))?;

@@ -50,6 +50,12 @@ pub enum NetError {
         /// Why.
         source: io::Error,
     },
+    /// The packets under way could not be waited for.
+    #[error("cannot wait for the packets that are under way (membarrier)")]
+    Barrier {
+        /// Why.
+        source: io::Error,
+    },
     /// An answer of the kernel that does not have the expected form.
     #[error("cannot understand the kernel's answer to {action}: {detail}")]
     Answer {
@@ -119,6 +125,7 @@ impl NetError {
             | Self::Netns { .. }
             | Self::Address { .. }
             | Self::ForeignLink { .. }
+            | Self::Barrier { .. }
             | Self::Proc { .. } => None,
         }
     }

@@ -213,8 +213,10 @@ impl Network {
         locked(&self.reservations).sync(wanted)
     }
 
-    /// Open flows that end at an endpoint, whichever way they were addressed: a drain waits for `tcp == 0`.
+    /// Open flows that end at an endpoint, whichever way they were addressed: a drain waits for `tcp == 0`. Once the tables
+    /// lead nowhere to it and this says zero, none comes any more.
     pub fn open_flows(&self, endpoint: Ipv4Addr) -> Result<FlowCount, NetError> {
+        conntrack::wait_for_packets()?;
         conntrack::count(&mut locked(&self.flows), endpoint)
     }
 
@@ -409,7 +411,7 @@ pub fn ensure_undriven() -> Result<(), NetError> {
     take_lock(&mut Socket::open(Family::Netfilter)?).map(drop)
 }
 
-fn take_lock(nft: &mut Socket) -> Result<OwnedFd, NetError> {
+pub(crate) fn take_lock(nft: &mut Socket) -> Result<OwnedFd, NetError> {
     let failed = |source: io::Error| NetError::Lock { name: LOCK_NAME.to_owned(), source };
     let lock = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|errno| failed(errno.into()))?;

@@ -5,6 +5,9 @@
 mod lab;
 
 use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use carrack_net::Protocol;
 use carrack_net::listen::{listening_ports, listening_ports_of};
@@ -33,6 +36,71 @@ fn a_swap_keeps_open_connections_and_moves_new_ones() {
     wait_for("the drain ends with the last connection", || {
         let flows = lab.on_host(|network| network.open_flows(address(3))).unwrap();
         if flows.tcp == 0 { Ok(()) } else { Err(format!("{flows:?}")) }
+    });
+}
+
+/// Makes the first packet of a connection take milliseconds between the rules that choose its endpoint and the moment its
+/// flow is entered, as a CPU that is held up by others does.
+fn slow_down_new_connections(lab: &Lab) {
+    // Rules that match nothing, passed several times over: some milliseconds a packet.
+    let idle: String = (1..=1000).map(|mark| format!("meta mark {mark} drop\n")).collect();
+    let passes = "jump idle\n".repeat(3000);
+    let ruleset = format!(
+        "table ip slow {{\nchain idle {{\n{idle}}}\nchain out {{\ntype filter hook postrouting priority 50\nct state != new accept\n{passes}}}\n}}\n"
+    );
+    let file = std::env::temp_dir().join(format!("slow-{}.nft", std::process::id()));
+    std::fs::write(&file, ruleset).unwrap();
+    lab.host.run(|| lab::sh(&format!("nft -f {}", file.display()))).unwrap();
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn once_no_flow_is_counted_none_comes_any_more() {
+    const ROUNDS: usize = 10;
+    let mut lab = Lab::new();
+    let clients: Vec<_> = (10..14).map(|n| lab.container(n, &["web"])).collect();
+    lab.container(3, &["web"]);
+    lab.container(4, &["web"]);
+    slow_down_new_connections(&lab);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        lab.service(1, &[3, 4]);
+        lab.apply();
+        for client in &clients {
+            scope.spawn(|| {
+                client.run(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        drop(TcpStream::connect((vip(1), 80)))
+                    }
+                })
+            });
+        }
+        let mut late = Vec::new();
+        for round in 0..ROUNDS {
+            lab.service(1, &[3]);
+            lab.on_host(|network| {
+                network.set_tables(&lab.tables).unwrap();
+                wait_for("the drain ends", || match network.open_flows(address(4)).unwrap().tcp {
+                    0 => Ok(()),
+                    open => Err(format!("{open} flows are open")),
+                });
+                let end = Instant::now() + Duration::from_millis(20);
+                while Instant::now() < end {
+                    let flows = network.flows().unwrap();
+                    late.extend(
+                        flows
+                            .into_iter()
+                            .filter(|f| f.open && f.reply.source == address(4))
+                            .map(|f| (round, f)),
+                    );
+                }
+                network.delete_flows(address(4), Protocol::Tcp).unwrap();
+            });
+            lab.service(1, &[3, 4]);
+            lab.apply();
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(late.is_empty(), "{} late flows, the first {:?}", late.len(), late.first());
     });
 }
 
