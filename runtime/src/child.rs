@@ -133,6 +133,20 @@ pub(crate) fn load_seccomp(program: &[Instruction]) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Leaves the session keyring of whoever started us for a new, empty one; fine on kernels without keyrings.
+pub(crate) fn own_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name makes an anonymous keyring; no memory of ours is touched.
+    let serial = unsafe {
+        libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>(), 0, 0, 0)
+    };
+    match io::Error::last_os_error() {
+        _ if serial >= 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        error => Err(error),
+    }
+}
+
 /// Takes capabilities by number out of all sets of this process, the bounding set included.
 pub(crate) fn give_up_capabilities(numbers: &[u32]) -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;

@@ -45,9 +45,36 @@ pub(crate) fn make_dirs(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     Ok(at)
 }
 
+/// Makes what is missing of a path, owned by root, 0755, and follows no symlink: false when one, or a file, is in the way.
+pub(crate) fn make_dirs_plainly(root: impl AsFd, path: &str) -> io::Result<bool> {
+    let mut at = open(&root, "/", OFlags::PATH | OFlags::DIRECTORY)?;
+    for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        match rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        at = match rustix::fs::openat(&at, part, flags, Mode::empty()) {
+            Ok(next) => next,
+            Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(true)
+}
+
 /// The path that `path` means when the root is `/`, without symlinks. It need not exist: a symlink may point to what is still
 /// to be made.
 pub(crate) fn settle(root: impl AsFd, path: &str) -> io::Result<String> {
+    settle_judged(root, path, |_, _| Ok(()))
+}
+
+/// As [`settle`]; each symlink is shown before it is followed, as the directory that holds it (settled itself) and its name.
+pub(crate) fn settle_judged(
+    root: impl AsFd,
+    path: &str,
+    mut judge: impl FnMut(&str, &str) -> io::Result<()>,
+) -> io::Result<String> {
     let parts = |path: &str| path.split('/').map(str::to_owned).collect::<VecDeque<_>>();
     let mut ahead = parts(path);
     let mut settled: Vec<String> = Vec::new();
@@ -69,6 +96,7 @@ pub(crate) fn settle(root: impl AsFd, path: &str) -> io::Result<String> {
         if links > LINKS_MAX {
             return Err(Errno::LOOP.into());
         }
+        judge(&format!("/{}", settled.join("/")), &part)?;
         if link.starts_with('/') {
             settled.clear();
         }
@@ -113,6 +141,35 @@ mod tests {
         assert!(dir.path().join("one/up/two").is_dir());
         assert!(dir.path().join("three").is_dir());
         assert!(open(&root, "/abs/etc/passwd", OFlags::RDONLY).is_err());
+    }
+
+    #[test]
+    fn plain_directories_are_made_through_no_symlink() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = File::open(dir.path()).unwrap();
+        assert!(make_dirs_plainly(&root, "/a/b//./c").unwrap());
+        assert!(dir.path().join("a/b/c").is_dir());
+        symlink("/tmp", dir.path().join("a/link")).unwrap();
+        File::create(dir.path().join("a/file")).unwrap();
+        assert!(!make_dirs_plainly(&root, "/a/link/new").unwrap());
+        assert!(!make_dirs_plainly(&root, "/a/file/new").unwrap());
+    }
+
+    #[test]
+    fn every_symlink_is_judged_where_it_really_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = File::open(dir.path()).unwrap();
+        make_dirs(&root, "/real/below").unwrap();
+        symlink("/real", dir.path().join("first")).unwrap();
+        symlink("../x", dir.path().join("real/below/second")).unwrap();
+        let mut seen = Vec::new();
+        let found = settle_judged(&root, "/first/below/second", |dir, name| {
+            seen.push(format!("{dir} {name}"));
+            Ok(())
+        });
+        assert_eq!(found.unwrap(), "/real/x");
+        assert_eq!(seen, ["/ first", "/real/below second"]);
+        assert!(settle_judged(&root, "/first", |_, _| Err(io::Error::other("no"))).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod error;
 mod exec;
 mod exec_child;
+mod host_path;
 pub mod image;
 mod in_root;
 mod init;

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::child;
 
+/// What `E2BIG` means.
+pub(crate) const TOO_LONG: &str = "its arguments and environment together are longer than the kernel takes";
+
 /// A line on the report pipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,6 +84,7 @@ fn explain(program: &str, candidate: &Path, error: &io::Error, path: Option<Stri
         (Some(libc::ENOEXEC), Ok(_)) => {
             refused("wrong format; is it built for this machine, does a script start with #!?")
         }
+        (Some(libc::E2BIG), _) => refused(TOO_LONG),
         (Some(libc::ENOENT | libc::ENOTDIR), Err(_)) => {
             ProgramError::Missing { program: program.into(), path }
         }

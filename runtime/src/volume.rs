@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use carrack_api::VolumeName;
@@ -17,6 +18,8 @@ use crate::{copy, in_root};
 
 /// Names of unfinished copies begin so; no volume's name can.
 const COPY_PREFIX: &str = ".copy-";
+/// Names of the files that are locked while a volume is filled begin so.
+const LOCK_PREFIX: &str = ".lock-";
 
 /// The named volumes of a node.
 #[derive(Debug, Clone)]
@@ -82,7 +85,14 @@ impl VolumeStore {
         let doomed = self.root.join(format!("{COPY_PREFIX}{name}"));
         remove_tree(&doomed)?;
         fs::rename(&path, &doomed).map_err(RuntimeError::file("remove", &path))?;
-        remove_tree(&doomed)
+        remove_tree(&doomed)?;
+        let lock = self.root.join(format!("{LOCK_PREFIX}{name}"));
+        match fs::remove_file(&lock) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(RuntimeError::file("remove", &lock)(error))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -97,7 +107,16 @@ pub(crate) fn fill(volume: &Path, rootfs: &OwnedFd, target: &str) -> io::Result<
         Err(error) => return Err(error),
     };
     let (Some(parent), Some(name)) = (volume.parent(), volume.file_name()) else { return Ok(()) };
-    if !copy::is_empty(&File::open(volume)?.into())? {
+    let empty = || copy::is_empty(&File::open(volume)?.into());
+    if !empty()? {
+        return Ok(());
+    }
+    // Replicas start together: one copies, the others wait and find the volume filled. Not the volume itself is locked, which
+    // a container could do too.
+    let lock = parent.join(format!("{LOCK_PREFIX}{}", name.to_string_lossy()));
+    let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(lock)?;
+    lock.lock()?;
+    if !empty()? {
         return Ok(());
     }
     let temporary = parent.join(format!("{COPY_PREFIX}{}", name.to_string_lossy()));
@@ -123,6 +142,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = VolumeStore::open(dir.path().join("volumes")).unwrap();
         (dir, store, VolumeName::new("shop_data").unwrap())
+    }
+
+    #[test]
+    fn users_that_start_together_fill_it_once() {
+        let (dir, store, name) = store();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("data")).unwrap();
+        for number in 0..200 {
+            fs::write(root.join(format!("data/{number}")), number.to_string()).unwrap();
+        }
+        let rootfs: OwnedFd = File::open(&root).unwrap().into();
+        let path = store.create(&name).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| fill(&path, &rootfs, "/data").unwrap());
+            }
+        });
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 200);
+        assert_eq!(store.list().unwrap().len(), 1);
+        store.remove(&name, |_| false).unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("volumes")).unwrap().count(), 0, "nothing is left");
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) const ALL: [&str; 41] = [
 ];
 
 /// Docker's default without NET_RAW, MKNOD, AUDIT_WRITE and SETFCAP.
-const DEFAULT: [&str; 10] = [
+pub(super) const DEFAULT: [&str; 10] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "FOWNER",
@@ -88,6 +88,17 @@ pub(super) fn resolve(
         warnings.push(format!("capability {name} is not given: this host lacks it"));
     }
     Ok(wanted.intersection(&host.capabilities).cloned().collect())
+}
+
+/// Whether a container may make device nodes anywhere in its files and use them, as far as its device rules go.
+pub(crate) fn may_make_devices(security: &Security) -> bool {
+    let adds = |name: &str| {
+        security.cap_add.iter().any(|text| {
+            let upper = text.to_ascii_uppercase();
+            upper.strip_prefix("CAP_").unwrap_or(&upper) == name
+        })
+    };
+    security.privileged || adds("ALL") || adds("MKNOD")
 }
 
 fn names(field: &str, given: &[String]) -> Result<BTreeSet<String>, StartError> {

@@ -9,13 +9,13 @@ mod process;
 mod resources;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use carrack_api::Namespace;
 use libcontainer::oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
-pub(crate) use capability::ALL as ALL_CAPABILITIES;
+pub(crate) use capability::{ALL as ALL_CAPABILITIES, may_make_devices};
 pub use mounts::{MountKind, ReadyMount};
 pub use process::User;
 
@@ -209,6 +209,11 @@ pub(crate) fn command(request: &StartRequest) -> Result<Vec<String>, StartError>
     if argv.iter().any(|argument| argument.contains('\0')) {
         return Err(StartError::Spec { field: "command".into(), why: "contains a NUL byte".into() });
     }
+    if argv.iter().any(|argument| argument.len() > process::TEXT_MAX_BYTES) {
+        let why =
+            format!("an argument is longer than the {} bytes that the kernel takes", process::TEXT_MAX_BYTES);
+        return Err(StartError::Spec { field: "command".into(), why });
+    }
     Ok(argv)
 }
 
@@ -271,7 +276,12 @@ fn sysctls(request: &StartRequest) -> Result<BTreeMap<String, String>, StartErro
 fn devices(prepared: &Prepared, host: &HostFacts, privileged: bool) -> Value {
     let mut nodes: BTreeMap<&str, &DeviceNode> = BTreeMap::new();
     if privileged {
-        nodes.extend(host.devices.iter().map(|device| (device.path.as_str(), device)));
+        // Where something else is mounted, the host's nodes come with it or are not wanted.
+        let covered = |device: &DeviceNode| {
+            prepared.mounts.iter().any(|mount| Path::new(&device.path).starts_with(&mount.target))
+        };
+        let free = host.devices.iter().filter(|device| !covered(device));
+        nodes.extend(free.map(|device| (device.path.as_str(), device)));
     }
     nodes.extend(prepared.devices.iter().map(|device| (device.path.as_str(), device)));
     nodes
@@ -285,5 +295,7 @@ fn devices(prepared: &Prepared, host: &HostFacts, privileged: bool) -> Value {
         .collect()
 }
 
+#[cfg(test)]
+mod documented;
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,8 @@ pub enum MountKind {
         source: PathBuf,
         /// `rprivate` and the like.
         propagation: String,
+        /// Device nodes in it can be opened, as far as the container's device rules go.
+        devices: bool,
     },
     /// Memory.
     Tmpfs {
@@ -83,12 +85,13 @@ fn base(request: &StartRequest, prepared: &Prepared) -> Vec<Value> {
 fn ready(mount: &ReadyMount) -> Value {
     let write = if mount.read_only { "ro" } else { "rw" };
     match &mount.kind {
-        MountKind::Bind { source, propagation } => {
+        MountKind::Bind { source, propagation, devices } => {
             let propagation = if propagation.is_empty() { "rprivate" } else { propagation };
-            json!({
-                "destination": mount.target, "type": "bind", "source": source,
-                "options": ["rbind", propagation, write],
-            })
+            let mut options = vec!["rbind", propagation, write];
+            // What is mounted below the source is read-only and without devices too.
+            options.extend(mount.read_only.then_some("rro"));
+            options.extend((!devices).then_some("rnodev"));
+            json!({ "destination": mount.target, "type": "bind", "source": source, "options": options })
         }
         MountKind::Tmpfs { size, mode } => {
             let mut options =

@@ -1,6 +1,6 @@
 //! The process of a container: arguments, environment, user, limits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use carrack_api::Ulimit;
 use serde_json::{Value, json};
@@ -11,6 +11,9 @@ use crate::request::StartRequest;
 
 /// Where programs are looked for when neither image nor spec say so.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Longest argument and longest variable that `execve` takes, in bytes: 32 pages with the final zero.
+pub(super) const TEXT_MAX_BYTES: usize = 131_071;
 
 /// The limits of Linux by their names in Compose.
 const ULIMITS: [&str; 16] = [
@@ -98,9 +101,14 @@ fn environment(request: &StartRequest, user: &User) -> Result<Vec<String>, Start
     if request.spec.tty {
         list.push(("TERM".into(), "xterm".into()));
     }
-    let mut set = |name: &str, value: &str| match list.iter_mut().find(|(known, _)| known == name) {
-        Some(entry) => entry.1 = value.into(),
-        None => list.push((name.into(), value.into())),
+    let mut places: HashMap<String, usize> =
+        list.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
+    let mut set = |name: &str, value: &str| match places.get(name) {
+        Some(place) => list[*place].1 = value.into(),
+        None => {
+            places.insert(name.into(), list.len());
+            list.push((name.into(), value.into()));
+        }
     };
     request.env.iter().for_each(|(name, value)| set(name, value));
     for entry in &request.image.env {
@@ -122,7 +130,13 @@ fn environment(request: &StartRequest, user: &User) -> Result<Vec<String>, Start
             why: format!("{name:?} cannot be a variable"),
         });
     }
-    Ok(list.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+    let list: Vec<String> = list.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if let Some(entry) = list.iter().find(|entry| entry.len() > TEXT_MAX_BYTES) {
+        let name = entry.split('=').next().unwrap_or_default();
+        let why = format!("{name:?} is longer than the {TEXT_MAX_BYTES} bytes that the kernel takes");
+        return Err(StartError::Spec { field: "environment".into(), why });
+    }
+    Ok(list)
 }
 
 fn ulimits(

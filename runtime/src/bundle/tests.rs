@@ -205,7 +205,11 @@ fn what_belongs_to_the_host_is_refused() {
 fn mounts_of_the_user_come_after_their_parents_and_replace_ours() {
     let bind = |target: &str| ReadyMount {
         target: target.into(),
-        kind: MountKind::Bind { source: "/carrack/mounts/0".into(), propagation: String::new() },
+        kind: MountKind::Bind {
+            source: "/carrack/mounts/0".into(),
+            propagation: String::new(),
+            devices: target == "/a",
+        },
         read_only: target == "/a",
     };
     let mut prepared = prepared();
@@ -218,5 +222,6 @@ fn mounts_of_the_user_come_after_their_parents_and_replace_ours() {
         targets,
         ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/dev/mqueue", "/a", "/dev/shm", "/a/b/c"]
     );
-    assert_eq!(mounts[6]["options"], json!(["rbind", "rprivate", "ro"]));
+    assert_eq!(mounts[6]["options"], json!(["rbind", "rprivate", "ro", "rro"]));
+    assert_eq!(mounts[7]["options"], json!(["rbind", "rprivate", "rw", "rnodev"]));
 }

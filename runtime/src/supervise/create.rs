@@ -21,7 +21,7 @@ use crate::bundle::{ALL_CAPABILITIES, Bundle};
 use crate::child;
 use crate::error::StartError;
 use crate::process::ProcessId;
-use crate::program::{ProgramError, Report, become_program};
+use crate::program::{ProgramError, Report, TOO_LONG, become_program};
 use crate::record::{RunDir, write_json};
 use crate::request::StartRequest;
 use crate::seccomp::Instruction;
@@ -81,6 +81,9 @@ impl ProgramExecutor {
             why: error.to_string(),
         };
         child::reset_signals();
+        if let Err(error) = child::own_session_keyring() {
+            return step("make a session keyring", error);
+        }
         if let Some(program) = &self.seccomp
             && let Err(error) = child::load_seccomp(program)
         {
@@ -99,7 +102,12 @@ impl ProgramExecutor {
         }
         let mut init_argv = vec!["carrack-init".to_owned(), init::MODE.to_owned(), self.report.to_string()];
         init_argv.extend_from_slice(argv);
-        step("start the init process", child::execve_fd(own, &init_argv, env))
+        let error = child::execve_fd(own, &init_argv, env);
+        if error.raw_os_error() == Some(libc::E2BIG) {
+            let program = argv.first().cloned().unwrap_or_default();
+            return ProgramError::NotExecutable { program, why: TOO_LONG.into() };
+        }
+        step("start the init process", error)
     }
 }
 

@@ -14,6 +14,7 @@ mod create;
 mod facts;
 mod mounts;
 mod rootfs;
+mod targets;
 
 pub(crate) use create::{CONTAINER_ID, ProgramExecutor, Started, Stdio, read_seccomp, receive_terminal};
 

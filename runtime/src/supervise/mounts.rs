@@ -11,17 +11,21 @@ use std::path::{Path, PathBuf};
 use carrack_api::{Mount, MountSource};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+use sha2::{Digest, Sha256};
 
 use super::Launch;
 use crate::bundle::{MountKind, ReadyMount};
-use crate::error::StartError;
-use crate::in_root;
+use crate::error::{StartError, chain};
+use crate::record::{RunDir, read_json};
 use crate::request::RunId;
 use crate::template::PRIVATE;
 use crate::volume::{VolumeStore, fill};
+use crate::{host_path, in_root};
 
 /// Largest number of mounts in one container.
 const MOUNTS_MAX: usize = 1024;
+/// Longest directory name of an anonymous volume, with room for what is put before it; longer ones are a digest.
+const ANONYMOUS_NAME_MAX_BYTES: usize = 200;
 
 /// One mount of the spec on its way.
 pub(super) struct Source {
@@ -62,6 +66,7 @@ fn open_source(launch: &Launch, mount: Mount) -> Result<Source, StartError> {
     if !mount.target.starts_with('/') || mount.target.split('/').any(|part| part == "..") {
         return Err(fail("the target must be an absolute path without `..`".into()));
     }
+    allowed_in_sys(&mount).map_err(fail)?;
     let kind = match &mount.source {
         MountSource::Tmpfs { .. } => Kind::Tmpfs,
         MountSource::Bind { path, create, .. } => Kind::Tree(bind(launch, path, *create).map_err(fail)?),
@@ -80,6 +85,21 @@ fn open_source(launch: &Launch, mount: Mount) -> Result<Source, StartError> {
     Ok(Source { mount, kind })
 }
 
+/// The kernel's files are no place to make directories in.
+fn allowed_in_sys(mount: &Mount) -> Result<(), String> {
+    let target = Path::new(&mount.target);
+    if !target.starts_with("/sys") {
+        return Ok(());
+    }
+    match &mount.source {
+        MountSource::Bind { .. } if target.exists() => Ok(()),
+        MountSource::Bind { .. } => Err("the kernel has no such path to mount over".into()),
+        MountSource::Volume { .. } | MountSource::Anonymous | MountSource::Tmpfs { .. } => {
+            Err("only a path of the host can be mounted over the kernel's files".into())
+        }
+    }
+}
+
 /// A volume that something is mounted on is taken as it is; others are reached in our own namespace after they are filled.
 fn named(path: PathBuf, fill: bool, subpath: Option<String>) -> Result<Kind, String> {
     let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).map_err(|error| error.to_string());
@@ -94,39 +114,63 @@ fn named(path: PathBuf, fill: bool, subpath: Option<String>) -> Result<Kind, Str
 /// Anonymous volumes belong to the task and are named after their target.
 fn anonymous_path(launch: &Launch, target: &str) -> PathBuf {
     let id: &RunId = &launch.request.id;
-    let name: String =
-        target
-            .bytes()
-            .map(|byte| {
-                if byte.is_ascii_alphanumeric() {
-                    char::from(byte).to_string()
-                } else {
-                    format!("_{byte:02x}")
-                }
-            })
-            .collect();
-    launch.layout.anonymous_volumes(&id.task).join(name)
+    launch.layout.anonymous_volumes(&id.task).join(anonymous_name(target))
+}
+
+fn anonymous_name(target: &str) -> String {
+    let plain = |byte: u8| match byte.is_ascii_alphanumeric() {
+        true => char::from(byte).to_string(),
+        false => format!("_{byte:02x}"),
+    };
+    let name: String = target.bytes().map(plain).collect();
+    if name.len() <= ANONYMOUS_NAME_MAX_BYTES {
+        return name;
+    }
+    // No short name begins so: a target begins with a slash.
+    Sha256::digest(target.as_bytes()).iter().fold("h".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
 fn bind(launch: &Launch, path: &str, create: bool) -> Result<OwnedFd, String> {
     if !path.starts_with('/') {
         return Err(format!("the path {path:?} is not absolute"));
     }
-    let found = match fs::canonicalize(path) {
-        Ok(found) => found,
-        Err(error) if create && error.kind() == std::io::ErrorKind::NotFound => {
-            fs::create_dir_all(path).map_err(|error| format!("cannot make {path:?}: {error}"))?;
-            fs::canonicalize(path).map_err(|error| format!("{path:?}: {error}"))?
-        }
-        Err(error) => return Err(format!("{path:?}: {error}")),
-    };
+    let source = host_path::open(path, create, || writable_places(launch))
+        .map_err(|error| format!("{path:?}: {error}"))?;
     for own in [&launch.layout.runtime_dir, &launch.layout.state_dir] {
         let own = fs::canonicalize(own).map_err(|error| format!("{}: {error}", own.display()))?;
-        if found.starts_with(&own) {
+        if source.found.starts_with(&own) {
             return Err(format!("{path:?} is inside {}, which belongs to Carrack", own.display()));
         }
     }
-    clone_tree(&found)
+    clone_opened(&source.fd).map_err(|error| format!("{path:?}: {error}"))
+}
+
+/// Directories of the host that containers of this node can write, as far as runs of them are known: the binds of all runs,
+/// of this one too, and what is ours.
+fn writable_places(launch: &Launch) -> std::io::Result<Vec<PathBuf>> {
+    let mut mounts = launch.request.spec.mounts.clone();
+    for task in fs::read_dir(launch.layout.tasks())? {
+        // A task that goes meanwhile has no runs.
+        for run in fs::read_dir(task?.path()).into_iter().flatten() {
+            let other: Option<Launch> = read_json(&RunDir(run?.path()).request())
+                .map_err(|error| std::io::Error::other(chain(&error)))?;
+            mounts.extend(other.into_iter().flat_map(|other| other.request.spec.mounts));
+        }
+    }
+    let binds = mounts.iter().filter(|mount| !mount.read_only).filter_map(|mount| match &mount.source {
+        MountSource::Bind { path, .. } => fs::canonicalize(path).ok(),
+        MountSource::Volume { .. } | MountSource::Anonymous | MountSource::Tmpfs { .. } => None,
+    });
+    Ok(binds.chain([launch.layout.state_dir.clone()]).collect())
+}
+
+/// A detached copy of what a descriptor stands for, with all that is mounted below.
+fn clone_opened(fd: &OwnedFd) -> Result<OwnedFd, rustix::io::Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(fd, "", flags)
 }
 
 fn clone_tree(path: &Path) -> Result<OwnedFd, String> {
@@ -142,11 +186,7 @@ fn below(volume: &Path, subpath: Option<&str>) -> Result<OwnedFd, String> {
         .map_err(|error| format!("{}: {error}", volume.display()))?;
     let found = in_root::open(&root, subpath, OFlags::PATH)
         .map_err(|error| format!("subpath {subpath:?}: {error}"))?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    rustix::mount::open_tree(&found, "", flags).map_err(|error| format!("subpath {subpath:?}: {error}"))
+    clone_opened(&found).map_err(|error| format!("subpath {subpath:?}: {error}"))
 }
 
 /// Detached mounts of the image's layers.
@@ -178,20 +218,31 @@ pub(super) fn attach(tree: &OwnedFd, at: &Path) -> std::io::Result<()> {
     rustix::mount::move_mount(tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(Into::into)
 }
 
-/// Fills volumes, attaches sources and says what the bundle is to mount. Runs in our own namespace.
-pub(super) fn ready(sources: Vec<Source>, rootfs: &OwnedFd) -> Result<Vec<ReadyMount>, StartError> {
+/// Fills volumes, attaches sources and says what the bundle is to mount. Runs in our own namespace. `devices`: device nodes in
+/// volumes may be used.
+pub(super) fn ready(
+    sources: Vec<Source>,
+    rootfs: &OwnedFd,
+    devices: bool,
+) -> Result<Vec<ReadyMount>, StartError> {
     let mut ready = Vec::new();
     for (index, source) in sources.into_iter().enumerate() {
         let at = Path::new(PRIVATE).join("mounts").join(index.to_string());
         let target = source.mount.target.clone();
-        let kind = ready_one(source.kind, &source.mount, rootfs, at)
+        let kind = ready_one(source.kind, &source.mount, rootfs, at, devices)
             .map_err(|why| StartError::Mount { target: target.clone(), why })?;
         ready.push(ReadyMount { target, kind, read_only: source.mount.read_only });
     }
     Ok(ready)
 }
 
-fn ready_one(kind: Kind, mount: &Mount, rootfs: &OwnedFd, at: PathBuf) -> Result<MountKind, String> {
+fn ready_one(
+    kind: Kind,
+    mount: &Mount,
+    rootfs: &OwnedFd,
+    at: PathBuf,
+    devices: bool,
+) -> Result<MountKind, String> {
     let tree = match kind {
         Kind::Tmpfs => {
             let MountSource::Tmpfs { size, mode } = mount.source else { return Err("is no tmpfs".into()) };
@@ -207,11 +258,15 @@ fn ready_one(kind: Kind, mount: &Mount, rootfs: &OwnedFd, at: PathBuf) -> Result
         }
     };
     attach(&tree, &at).map_err(|error| error.to_string())?;
-    let propagation = match &mount.source {
-        MountSource::Bind { propagation, .. } => propagation.clone(),
-        MountSource::Volume { .. } | MountSource::Anonymous | MountSource::Tmpfs { .. } => String::new(),
+    let (propagation, of_devices) = match &mount.source {
+        MountSource::Bind { path, propagation, .. } => {
+            (propagation.clone(), Path::new(path).starts_with("/dev"))
+        }
+        MountSource::Volume { .. } | MountSource::Anonymous | MountSource::Tmpfs { .. } => {
+            (String::new(), false)
+        }
     };
-    Ok(MountKind::Bind { source: at, propagation })
+    Ok(MountKind::Bind { source: at, propagation, devices: devices || of_devices })
 }
 
 /// The root directory of a mounted root filesystem.

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::mounts::{self, Source};
-use super::{Launch, fd_path, system};
+use super::{Launch, fd_path, system, targets};
 use crate::bundle::{self, DeviceNode, MountKind, Prepared, ReadyMount, User};
 use crate::cgroup::Cgroup;
 use crate::error::{StartError, chain};
@@ -20,18 +20,6 @@ use crate::in_root;
 use crate::record::RunDir;
 use crate::request::StartRequest;
 use crate::template::PRIVATE;
-
-/// Files below `/proc` that may be replaced, as lxcfs does.
-const PROC_FILES: [&str; 8] = [
-    "/proc/cpuinfo",
-    "/proc/diskstats",
-    "/proc/loadavg",
-    "/proc/meminfo",
-    "/proc/stat",
-    "/proc/swaps",
-    "/proc/uptime",
-    "/proc/slabinfo",
-];
 
 /// What was opened before the namespace was entered.
 pub(super) struct Parts<'a> {
@@ -57,12 +45,11 @@ pub(super) fn prepare(parts: Parts<'_>) -> Result<Prepared, StartError> {
     working_dir(request, &root)?;
     super::at("create.17-mounts")?;
     let mut ready = files(request, parts.run, parts.host_hosts)?;
-    let own = mounts::ready(parts.sources, &root)?;
+    let own = mounts::ready(parts.sources, &root, bundle::may_make_devices(&request.spec.security))?;
     ready.retain(|file| !own.iter().any(|mount| mount.target == file.target));
     ready.extend(own);
-    for mount in &mut ready {
-        settle(&root, mount)?;
-    }
+    targets::settle_all(&root, &mut ready, &parts.devices)?;
+    targets::working_dir_in_mount(&root, &ready, &bundle::working_dir(request)?)?;
     Ok(Prepared {
         rootfs,
         cgroup: parts.cgroup.path().to_owned(),
@@ -89,9 +76,14 @@ fn overlay(launch: &Launch, layers: &[OwnedFd], rootfs: &Path) -> Result<(), Sta
     let dirs = |name: &str| state.join(name).display().to_string();
     same_owner(&private.join("l/0"), &state.join("upper")).map_err(system("prepare the writable layer"))?;
     let options = format!("lowerdir={},upperdir={},workdir={}", names.join(":"), dirs("upper"), dirs("work"));
+    // A device node in a layer is a door to the host's devices; the container's own are on a file system of their own.
+    let flags = match bundle::may_make_devices(&launch.request.spec.security) {
+        true => MountFlags::empty(),
+        false => MountFlags::NODEV,
+    };
     let mount = |options: String| {
         let options = std::ffi::CString::new(options).map_err(|_| rustix::io::Errno::INVAL)?;
-        rustix::mount::mount("overlay", rootfs, "overlay", MountFlags::empty(), options.as_c_str())
+        rustix::mount::mount("overlay", rootfs, "overlay", flags, options.as_c_str())
     };
     // The writable layer ends with the run: nobody needs its fsyncs.
     match mount(format!("{options},volatile")) {
@@ -127,21 +119,6 @@ fn mount_points(root: &OwnedFd) -> Result<(), StartError> {
             return Err(StartError::Spec { field: "image".into(), why });
         }
     }
-    Ok(())
-}
-
-/// Follows the image's symlinks to where a mount is to be, also when they point to what is missing (`/etc/resolv.conf` of many
-/// distributions does). Nothing may be put over the kernel's files.
-fn settle(root: &OwnedFd, mount: &mut ReadyMount) -> Result<(), StartError> {
-    let fail = |why: String| StartError::Mount { target: mount.target.clone(), why };
-    let found = in_root::settle(root, &mount.target).map_err(|error| fail(error.to_string()))?;
-    if found == "/" {
-        return Err(fail("it is the root directory in this image".into()));
-    }
-    if Path::new(&found).starts_with("/proc") && !PROC_FILES.contains(&found.as_str()) {
-        return Err(fail(format!("nothing can be mounted over {found}")));
-    }
-    mount.target = found;
     Ok(())
 }
 
@@ -261,7 +238,11 @@ fn files(
 }
 
 fn file_mount(source: PathBuf, target: String, read_only: bool) -> ReadyMount {
-    ReadyMount { target, kind: MountKind::Bind { source, propagation: String::new() }, read_only }
+    ReadyMount {
+        target,
+        kind: MountKind::Bind { source, propagation: String::new(), devices: false },
+        read_only,
+    }
 }
 
 fn write_file(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {

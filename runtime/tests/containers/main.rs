@@ -7,8 +7,10 @@
     reason = "a test binary without the usual harness; clippy.toml allows these in tests only"
 )]
 
+mod confined;
 mod exec;
 mod lifecycle;
+mod probe;
 mod real;
 mod resources;
 mod security;
@@ -24,12 +26,16 @@ fn main() {
     if own.first().is_some_and(|mode| mode == "daemon-that-waits") {
         survival::daemon_that_waits(&own[1..]);
     }
+    if own.first().is_some_and(|mode| mode == probe::MODE) {
+        probe::main(&own[1..]);
+    }
     let mut arguments = Arguments::from_args();
     // Each container costs processes and cgroups of a small machine.
     arguments.test_threads.get_or_insert(4);
     let trials: Vec<Trial> = [
         lifecycle::trials(),
         security::trials(),
+        confined::trials(),
         resources::trials(),
         exec::trials(),
         storage::trials(),

@@ -19,14 +19,20 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 pub(crate) struct Host {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) instance: String,
+    exe: Option<PathBuf>,
     runtime: Option<Runtime>,
 }
 
 impl Host {
     pub(crate) fn new() -> Self {
+        Self::with_exe(None)
+    }
+
+    /// Whose supervisors run another binary than this one.
+    pub(crate) fn with_exe(exe: Option<PathBuf>) -> Self {
         let instance = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().unwrap();
-        let mut host = Self { dir, instance, runtime: None };
+        let mut host = Self { dir, instance, exe, runtime: None };
         host.reopen();
         host
     }
@@ -36,7 +42,7 @@ impl Host {
             state_dir: self.dir.path().join("state"),
             runtime_dir: self.dir.path().join("run"),
             instance: self.instance.clone(),
-            exe: None,
+            exe: self.exe.clone(),
         }
     }
 
