@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use carrack_api::PublishedPort;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::commands::DetachKeys;
+use crate::commands::parse_publish;
 use crate::time::{Moment, parse_duration, parse_moment};
 
 /// Runs Compose applications on a fleet of Linux hosts, without a Docker daemon.
@@ -106,10 +108,16 @@ pub(crate) enum Command {
     Exec(ExecArgs),
     /// Join the input, output and terminal of a task's container
     Attach(AttachArgs),
+    /// Run a one-off task of a service, with its networks, volumes and environment
+    Run(RunArgs),
     /// Show what happened
     Events(EventsArgs),
-    /// Remove stacks; volumes stay unless -v
+    /// Remove stacks or one-off tasks; volumes stay unless -v
     Rm(RmArgs),
+    /// Log in to a registry; the credentials are checked before they are kept
+    Login(LoginArgs),
+    /// Forget the credentials for a registry
+    Logout(LogoutArgs),
     /// Load, pull, list and remove images
     Image(ImageArgs),
     /// List and remove volumes
@@ -307,6 +315,72 @@ pub(crate) struct ScaleArgs {
     pub services: Vec<(String, u32)>,
     #[command(flatten)]
     pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack run --rm -it web sh          a shell beside the service, with its environment
+  carrack run --rm web ./manage migrate
+  carrack run -d --name nightly web ./backup
+
+The task is on the service's networks and has its volumes, but no published ports unless -p or --service-ports asks for them; it is
+not behind the service's address, no deploy replaces it, and it is not restarted. Its exit code is that of the command. Without
+--rm it stays listed by `carrack ps -a` until `carrack rm`, or until its stack is removed.
+
+Without -i and -t, both are on when standard input and output are terminals, as in Compose; -T turns that off.")]
+pub(crate) struct RunArgs {
+    /// Take the task and its log away once it has ended, also when this command is gone by then
+    #[arg(long = "rm")]
+    pub remove: bool,
+    /// Send standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Allocate a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Allocate no terminal
+    #[arg(short = 'T', long = "no-tty", conflicts_with = "tty")]
+    pub no_tty: bool,
+    /// Show its name and leave it running
+    #[arg(short, long)]
+    pub detach: bool,
+    /// A variable; without a value it is taken from here
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// Run as this user: name or number, or user:group
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Run in this directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// In place of the entrypoint; the service's command is dropped, too
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Its name is SERVICE.run-NAME [default: a number]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// A further mount: a path here or a volume of the stack; can be given several times
+    #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro]")]
+    pub volumes: Vec<String>,
+    /// A label; can be given several times
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// Publish a port of it; can be given several times
+    #[arg(short, long, value_name = "PORT:TARGET", value_parser = parse_publish)]
+    pub publish: Vec<PublishedPort>,
+    /// Publish the service's ports, which it must not hold itself meanwhile
+    #[arg(short = 'P', long)]
+    pub service_ports: bool,
+    /// Neither start nor wait for what the service depends on
+    #[arg(long)]
+    pub no_deps: bool,
+    /// A service
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+    /// In place of the service's command
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
 }
 
 /// What is stopped, started or restarted.
@@ -553,9 +627,10 @@ pub(crate) struct EventsArgs {
 #[command(after_help = "\
 Examples:
   carrack rm hello
+  carrack rm web.run-1        a one-off task; one that runs is stopped first
   carrack rm -v hello shop    and their volumes, with their data")]
 pub(crate) struct RmArgs {
-    /// Stacks
+    /// Stacks, or one-off tasks of `carrack run`
     #[arg(value_name = "STACK", required = true)]
     pub targets: Vec<String>,
     /// Remove the stacks' volumes, too: their data is lost
@@ -563,6 +638,43 @@ pub(crate) struct RmArgs {
     pub volumes: bool,
     #[command(flatten)]
     pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack login                      Docker Hub; asks for user name and password
+  carrack login registry.example:5000 -u ada
+  printenv TOKEN | carrack login ghcr.io -u ada --password-stdin
+
+The daemon shows the credentials to the registry; only those that it accepts are kept, where Docker keeps them: with the
+credential helper of $DOCKER_CONFIG/config.json (or ~/.docker/config.json), else in that file. Deploys send those of the
+registries they need, and the daemon keeps them encrypted with the stack, for later pulls. Stacks that have some for this
+registry get the new ones at once.")]
+pub(crate) struct LoginArgs {
+    /// The registry's host [default: docker.io]
+    #[arg(value_name = "REGISTRY")]
+    pub registry: Option<String>,
+    /// The user name
+    #[arg(short, long, value_name = "USER")]
+    pub username: Option<String>,
+    /// Read the password, or a token, from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack logout ghcr.io
+  carrack logout --stacks ghcr.io    stacks forget theirs, too: later pulls from there are anonymous")]
+pub(crate) struct LogoutArgs {
+    /// The registry's host [default: docker.io]
+    #[arg(value_name = "REGISTRY")]
+    pub registry: Option<String>,
+    /// Forget also what stacks keep for it
+    #[arg(long)]
+    pub stacks: bool,
 }
 
 #[derive(Debug, Args)]

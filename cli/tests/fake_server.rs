@@ -3,6 +3,7 @@
 
 #[expect(unreachable_pub, reason = "a helper of tests; a failure in it is a failure of the test")]
 mod support;
+mod login;
 
 use std::process::Command;
 
@@ -100,7 +101,7 @@ fn deploying(server: &Server, views: &[StackView]) {
 fn a_deploy_ends_with_0_once_the_stack_is_healthy() {
     let server = Server::start();
     server.write("compose.yaml", FILE);
-    let pull = PullProgress { done: Bytes(1 << 20), total: Bytes(4 << 20), layers: (0, 2) };
+    let pull = PullProgress { done: Bytes(1 << 20), total: Bytes(4 << 20), layers: (0, 2), waiting: 0 };
     let preparing =
         TaskStatus { progress: Some(pull), ..task(1, "hello/web", TaskState::Preparing, Health::Unknown) };
     let busy = Rollout::Progressing { reason: "bringing its image".into() };

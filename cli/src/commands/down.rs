@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use carrack_api::client::segment;
-use carrack_api::{StackName, StackSpec, human_duration};
+use carrack_api::{ServiceKey, StackName, StackSpec, StackStatus, human_duration};
 
 use super::wait::{Ended, Goal, wait};
-use super::{is_missing, stacks};
+use super::{is_missing, run, stacks};
 use crate::args::{DownArgs, RmArgs};
 use crate::context::Context;
 use crate::error::{CliError, Code, Outcome};
@@ -35,15 +35,20 @@ pub(crate) async fn down(args: &DownArgs, context: &Context) -> Outcome {
 /// `carrack rm`.
 pub(crate) async fn rm(args: &RmArgs, context: &Context) -> Outcome {
     let all = stacks(context).await?;
-    let names: Vec<StackName> = args
-        .targets
-        .iter()
-        .map(|text| match all.iter().find(|stack| stack.name.as_str() == text) {
+    let (runs, stacks): (Vec<_>, Vec<_>) =
+        args.targets.iter().map(|text| (text, one_off(text, &all))).partition(|(_, run)| run.is_some());
+    let names: Vec<StackName> = stacks
+        .into_iter()
+        .map(|(text, _)| match all.iter().find(|stack| stack.name.as_str() == text) {
             Some(stack) => Ok(stack.name.clone()),
             None => Err(not_a_stack(text, target::resolve(text, project::here().as_ref(), &all))),
         })
         .collect::<Result<_, _>>()?;
     let timeout = (!args.wait.detach).then_some(args.wait.timeout);
+    for run in runs.into_iter().filter_map(|(_, run)| run) {
+        run::remove_and_wait(context, &run).await?;
+        put(&format!("{run} is removed\n"))?;
+    }
     for name in &names {
         let doomed = if args.volumes { volumes_of(context, name).await? } else { BTreeSet::new() };
         match take_away(context, name, doomed, timeout).await? {
@@ -52,6 +57,12 @@ pub(crate) async fn rm(args: &RmArgs, context: &Context) -> Outcome {
         }
     }
     Ok(Code::Ok)
+}
+
+/// The one-off task that is meant, when it is one.
+fn one_off(text: &str, all: &[StackStatus]) -> Option<ServiceKey> {
+    let Ok(Target::Service(key)) = target::resolve(text, project::here().as_ref(), all) else { return None };
+    all.iter().flat_map(|stack| &stack.runs).any(|status| status.run == key).then_some(key)
 }
 
 fn not_a_stack(text: &str, meant: Result<Target, CliError>) -> CliError {

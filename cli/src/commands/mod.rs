@@ -12,8 +12,10 @@ mod inspect;
 mod kill;
 mod lifecycle;
 mod list;
+mod login;
 mod logs;
 mod port;
+mod run;
 mod scale;
 mod set;
 mod tasks;
@@ -38,6 +40,8 @@ use crate::error::{CliError, Code, Outcome};
 use crate::target::{self, Target};
 use crate::{project, terminal, verbs};
 
+pub(crate) use run::parse_publish;
+
 /// Runs a verb.
 pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
     match command {
@@ -51,6 +55,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
         Command::Ps(args) => tasks::run(&args, context).await,
         Command::Inspect(args) => inspect::run(&args, context).await,
         Command::Scale(args) => scale::run(&args, context).await,
+        Command::Run(args) => run::run(&args, context).await,
         Command::Stop(args) => lifecycle::run(Verb::Stop, &args.selection, context).await,
         Command::Start(args) => lifecycle::run(Verb::Start, &args.selection, context).await,
         Command::Restart(args) => lifecycle::run(Verb::Restart, &args.selection, context).await,
@@ -62,6 +67,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
         Command::Exec(args) => exec::run(&args, context).await,
         Command::Attach(args) => attach::run(&args, context).await,
         Command::Events(args) => events::run(&args, context).await,
+        Command::Login(args) => login::login(&args, context).await,
+        Command::Logout(args) => login::logout(&args, context).await,
         Command::Image(args) => image::run(&args.command, context).await,
         Command::Volume(args) => volume::run(&args.command, context).await,
         Command::Doctor(args) => doctor::run(&args, context).await,

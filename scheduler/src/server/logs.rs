@@ -85,7 +85,9 @@ fn check(snapshot: &Snapshot, params: &LogParams) -> Result<(), Problem> {
             let Some(service) = &params.service else { return Ok(()) };
             let in_spec =
                 snapshot.spec(stack, record.revision).is_some_and(|s| s.services.contains_key(service));
-            if in_spec || snapshot.services_of(stack).any(|s| s.key.service == *service) {
+            let known = snapshot.services_of(stack).any(|s| s.key.service == *service)
+                || snapshot.runs_of(stack).any(|r| r.key.service == *service);
+            if in_spec || known {
                 return Ok(());
             }
             Err(Problem::not_found("no-service", format!("no service {service:?} in stack {stack}"))
