@@ -182,7 +182,7 @@ pub enum NodeRequest {
         reference: String,
         /// For its registry.
         #[serde(default)]
-        credentials: Option<crate::http::RegistryCredentials>,
+        credentials: Option<RegistryCredentials>,
     },
     /// The digest a name stands for. Done: [`crate::http::ResolvedImage`].
     ImageResolve {
@@ -192,14 +192,14 @@ pub enum NodeRequest {
         policy: crate::container::PullPolicy,
         /// For its registry.
         #[serde(default)]
-        credentials: Option<crate::http::RegistryCredentials>,
+        credentials: Option<RegistryCredentials>,
     },
     /// Shows credentials to a registry. Done: null when it accepts them.
     RegistryCheck {
         /// The registry's host.
         registry: String,
         /// What it is shown.
-        credentials: crate::http::RegistryCredentials,
+        credentials: RegistryCredentials,
     },
     /// Images on this node, as of now. Done: list of [`crate::state::HeldImage`].
     ImageList,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use carrack_api::WindowSize;
 use rustix::termios::{self, OptionalActions, Termios};
 
-use crate::error::CliError;
+use crate::error::{CliError, Code};
 
 /// What is known of the three standard streams.
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +104,44 @@ pub(crate) fn restore() {
     }
 }
 
+/// Asks for a line that is not shown as it is typed. Ctrl-C ends the command, and the terminal is left as it was.
+pub(crate) fn ask_hidden(prompt: &str) -> Result<String, CliError> {
+    draw(prompt);
+    let raw = RawMode::enter()?;
+    let line = read_hidden(io::stdin().lock());
+    drop(raw);
+    draw("\n");
+    line
+}
+
+/// Longest line that is typed, bytes.
+const HIDDEN_MAX_BYTES: usize = 64 << 10;
+
+/// A line from a raw terminal: its usual editing keys work.
+fn read_hidden(mut input: impl io::Read) -> Result<String, CliError> {
+    const CTRL_C: u8 = 3;
+    const CTRL_D: u8 = 4;
+    const BACKSPACE: u8 = 8;
+    const CTRL_U: u8 = 21;
+    const DELETE: u8 = 127;
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while input.read(&mut byte)? > 0 {
+        match byte[0] {
+            b'\r' | b'\n' | CTRL_D => break,
+            CTRL_C => return Err(CliError::closed().code(Code::Interrupted)),
+            CTRL_U => line.clear(),
+            BACKSPACE | DELETE => {
+                // A character of several bytes goes whole.
+                while line.pop().is_some_and(|byte: u8| byte & 0b1100_0000 == 0b1000_0000) {}
+            }
+            _ if line.len() >= HIDDEN_MAX_BYTES => return Err(CliError::usage("the line is too long")),
+            byte => line.push(byte),
+        }
+    }
+    String::from_utf8(line).map_err(|_| CliError::usage("what was typed is not UTF-8 text"))
+}
+
 /// Writes data to standard output. A reader that has gone ends the command without a word.
 pub(crate) fn put(text: &str) -> Result<(), CliError> {
     put_bytes(text.as_bytes())
@@ -134,4 +172,19 @@ pub(crate) fn say(line: &str) {
 pub(crate) fn draw(text: &str) {
     let mut err = io::stderr().lock();
     let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hidden_line_is_edited_as_usual_and_ctrl_c_ends_it() {
+        let read = |bytes: &[u8]| read_hidden(bytes).map_err(|error| error.exit_code());
+        assert_eq!(read(b"secret\rmore"), Ok("secret".to_owned()));
+        assert_eq!(read(b"wrong\x15s\xc3\xa4\x7fx\x08y\n"), Ok("sy".to_owned()));
+        assert_eq!(read(b"\x7f\x7fa"), Ok("a".to_owned()));
+        assert_eq!(read(b"half\x03"), Err(Code::Interrupted));
+        assert_eq!(read(b"\xff\r"), Err(Code::UsageOrChanged));
+    }
 }

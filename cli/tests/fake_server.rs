@@ -1,9 +1,9 @@
 //! The verbs against a server with canned answers: what is asked, what is printed, and the exit code.
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failure in them is a failure of the test")]
 
+mod login;
 #[expect(unreachable_pub, reason = "a helper of tests; a failure in it is a failure of the test")]
 mod support;
-mod login;
 
 use std::process::Command;
 

@@ -119,6 +119,11 @@ impl Server {
             .args(arguments)
             .env("CARRACK_HOST", self.directory.path().join("s"))
             .env("HOME", self.directory.path())
+            .env_remove("DOCKER_CONFIG")
+            .env(
+                "PATH",
+                format!("{}/bin:{}", self.directory.path().display(), std::env::var("PATH").unwrap()),
+            )
             .current_dir(self.directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
