@@ -116,6 +116,11 @@ impl CliError {
         self
     }
 
+    /// What it came from, the nearest first.
+    pub(crate) fn causes(&self) -> &[String] {
+        &self.causes
+    }
+
     /// The exit code.
     pub(crate) fn exit_code(&self) -> Code {
         self.code

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Daemon(args) => daemon::main(&args, &cli.global),
+        Command::Uninstall(args) => commands::uninstall::main(&args, &cli.global),
         command => {
             let context = Context::new(&cli.global)?;
             let runtime = tokio::runtime::Builder::new_current_thread()

@@ -24,6 +24,7 @@ pub mod ns;
 mod observe;
 pub mod plan;
 pub mod present;
+pub mod purge;
 pub mod reserve;
 mod slots;
 mod socket;

@@ -71,14 +71,14 @@ pub(crate) fn is_ours(facts: &LinkFacts, instance: &str) -> bool {
     key_of_alias(instance, &facts.alias).is_some() || unfinished
 }
 
-fn our_links<'a>(
+pub(crate) fn our_links<'a>(
     all: &'a BTreeMap<String, LinkFacts>,
     instance: &str,
 ) -> BTreeMap<&'a String, &'a LinkFacts> {
     all.iter().filter(|(name, facts)| name.starts_with(LINK_PREFIX) && is_ours(facts, instance)).collect()
 }
 
-fn our_routes(
+pub(crate) fn our_routes(
     links: &mut Links,
     all: &BTreeMap<String, LinkFacts>,
 ) -> Result<BTreeMap<Ipv4Net, Route>, NetError> {

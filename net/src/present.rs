@@ -81,6 +81,12 @@ pub(crate) fn key_of_alias(instance: &str, alias: &str) -> Option<EndpointKey> {
     EndpointKey::new(key).ok()
 }
 
+/// The installation that an alias names.
+pub(crate) fn instance_of_alias(alias: &str) -> Option<String> {
+    let (instance, _) = alias.strip_prefix("carrack:")?.split_once(':')?;
+    Some(instance.to_owned())
+}
+
 /// One of our links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {

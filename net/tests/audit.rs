@@ -5,6 +5,7 @@
 mod lab;
 
 use carrack_net::plan::Op;
+use carrack_net::purge::purge;
 use carrack_net::{Config, NetError, Network};
 use lab::{HOST_ADDRESS, Lab, Server, address, ask, config, sh, tcp, vip};
 
@@ -290,4 +291,30 @@ fn two_daemons_do_not_share_a_host() {
     let rules = lab.host.run(|| sh("nft list tables; nft list table ip carrack | head -3")).unwrap();
     assert!(rules.contains("second"), "{rules}");
     lab.host.run(|| second.remove_all()).unwrap().unwrap();
+}
+
+#[test]
+fn what_a_dead_daemon_left_is_purged_and_what_others_have_stays() {
+    let mut lab = Lab::without_network();
+    lab.host.run(|| sh("sysctl -qw net.ipv4.ip_forward=1")).unwrap();
+    let chain = "nft add table ip other; nft 'add chain ip other forward { type filter hook forward priority 0; policy drop; }'";
+    lab.host.run(|| sh(chain)).unwrap();
+    let before = lab.inventory();
+    lab.network = Some(lab.host.run(|| Network::open(config())).unwrap().unwrap());
+    lab.container(2, &["web"]);
+    lab.service(1, &[2]);
+    lab.publish(tcp(8080), &[2]);
+    lab.apply();
+    assert!(lab.host.run(|| sh("nft list table ip other")).unwrap().contains("carrack test"));
+    let refused = lab.host.run(|| purge(Some("test"))).unwrap();
+    assert!(matches!(refused, Err(NetError::OtherInstance { .. })), "a daemon drives it: {refused:?}");
+    drop(lab.network.take());
+    let other = lab.host.run(|| purge(Some("another"))).unwrap().unwrap();
+    assert!(other.steps.is_empty(), "{:?}", other.steps);
+    assert_eq!(other.others, ["test", "test"], "by its table and by its links");
+    // Nobody needs to know the installation's name: the kernel's objects tell it.
+    let purged = lab.host.run(|| purge(None)).unwrap().unwrap();
+    assert!(!purged.steps.is_empty() && purged.others.is_empty(), "{purged:?}");
+    assert_eq!(lab.inventory(), before);
+    assert!(lab.host.run(|| purge(None)).unwrap().unwrap().steps.is_empty(), "a second time finds nothing");
 }

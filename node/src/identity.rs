@@ -90,6 +90,14 @@ impl Identity {
     }
 }
 
+/// The id of the node that has a state directory, as far as it can be read: for whoever takes the node away.
+pub(crate) fn known(state_dir: &Path) -> Option<String> {
+    let path = state_dir.join("node/identity.json");
+    let file: Option<IdentityFile> =
+        read_json(&path, IDENTITY_VERSION, |file: &IdentityFile| file.version).ok()?;
+    file.map(|file| file.node.as_str().to_owned())
+}
+
 /// The kernel's id of this boot.
 pub(crate) fn boot_id() -> Result<String, NodeError> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";

@@ -35,6 +35,7 @@ mod simulated;
 mod tables;
 #[cfg(test)]
 mod testing;
+pub mod uninstall;
 mod usage;
 mod worker;
 

@@ -139,20 +139,29 @@ pub(super) fn leave_terminal() -> Result<(), CliError> {
 /// Ends a daemon and waits until it is gone.
 pub(super) fn stop(args: &DaemonArgs, global: &Global) -> Outcome {
     let (state_dir, pid) = running(args, global)?;
+    end(&state_dir, pid, args.stop_containers)?;
+    let containers =
+        if args.stop_containers { "its containers are stopped" } else { "its containers run on" };
+    put(&format!("the daemon, pid {pid}, is stopped; {containers}\n"))?;
+    Ok(Code::Ok)
+}
+
+/// Ends the daemon of a state directory, with its containers or without, and waits until it is gone.
+pub(crate) fn end(state_dir: &Path, pid: u32, stop_containers: bool) -> Result<(), CliError> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let raw = raw.ok_or_else(|| CliError::new(format!("the daemon's pid {pid} makes no sense")))?;
-    let signal = if args.stop_containers { Signal::USR1 } else { Signal::TERM };
+    let signal = if stop_containers { Signal::USR1 } else { Signal::TERM };
     rustix::process::kill_process(raw, signal).map_err(|error| {
         CliError::new(format!("the daemon, pid {pid}, cannot be stopped"))
             .caused_by(&std::io::Error::from(error))
             .hint("sudo carrack daemon --stop")
     })?;
-    if args.stop_containers {
+    if stop_containers {
         say("stopping all containers, then the daemon");
     }
-    let limit = if args.stop_containers { STOP_CONTAINERS_MAX } else { STOP_MAX };
+    let limit = if stop_containers { STOP_CONTAINERS_MAX } else { STOP_MAX };
     let deadline = Instant::now() + limit;
-    while lock::holder(&state_dir)? == Some(Some(pid)) {
+    while lock::holder(state_dir)? == Some(Some(pid)) {
         if Instant::now() > deadline {
             return Err(CliError::new(format!(
                 "the daemon, pid {pid}, is not gone after {}",
@@ -166,10 +175,7 @@ pub(super) fn stop(args: &DaemonArgs, global: &Global) -> Outcome {
         }
         std::thread::sleep(POLL);
     }
-    let containers =
-        if args.stop_containers { "its containers are stopped" } else { "its containers run on" };
-    put(&format!("the daemon, pid {pid}, is stopped; {containers}\n"))?;
-    Ok(Code::Ok)
+    Ok(())
 }
 
 /// The daemon that is meant: of the state directory that was named, else the one that answers.

@@ -16,7 +16,7 @@ const ORPHANED_LOOK: Duration = Duration::from_millis(5);
 
 /// Held until dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
@@ -33,7 +33,7 @@ fn unusable(directory: &Path, error: &std::io::Error) -> CliError {
 }
 
 /// Takes the directory for this process.
-pub(super) fn take(directory: &Path) -> Result<Lock, CliError> {
+pub(crate) fn take(directory: &Path) -> Result<Lock, CliError> {
     let mut file = open(directory).map_err(|error| unusable(directory, &error))?;
     let deadline = Instant::now() + ORPHANED_MAX;
     loop {
@@ -56,7 +56,7 @@ pub(super) fn take(directory: &Path) -> Result<Lock, CliError> {
 }
 
 /// The daemon that holds the directory: `None` when nobody does, `Some(None)` when it cannot be told who.
-pub(super) fn holder(directory: &Path) -> Result<Option<Option<u32>>, CliError> {
+pub(crate) fn holder(directory: &Path) -> Result<Option<Option<u32>>, CliError> {
     let mut file = match File::open(path(directory)) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

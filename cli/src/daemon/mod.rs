@@ -11,8 +11,8 @@
 //! Owns the wiring, the process (lock, socket, signals, log, background) and nothing of what the parts do. Containers belong
 //! to their supervisors: the end of this process, however it comes, stops none of them.
 
-mod background;
-mod lock;
+pub(crate) mod background;
+pub(crate) mod lock;
 mod log;
 mod run;
 mod socket;

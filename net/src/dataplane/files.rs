@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -147,6 +148,31 @@ impl Files {
         }
         written
     }
+}
+
+/// How long a killed data plane may take to be gone.
+const END_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const END_POLL: Duration = Duration::from_millis(5);
+
+/// Kills every data plane that was started for this directory, whether its files are there or not, and returns their number
+/// once they are gone: for a host that is given back.
+pub fn end_all(dir: &Path) -> io::Result<usize> {
+    let files = Files::new(dir);
+    let mut found = files.orphans();
+    found.extend(files.read_pid().filter(|named| !found.contains(named)));
+    let deadline = Instant::now() + END_MAX;
+    for process in &found {
+        process.kill();
+        while process.is_alive() {
+            if Instant::now() >= deadline {
+                let what = format!("the data plane, pid {}, does not end after SIGKILL", process.pid);
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            std::thread::sleep(END_POLL);
+        }
+    }
+    Ok(found.len())
 }
 
 impl Identity {

@@ -30,4 +30,5 @@ mod sockets;
 pub use control::{ControlError, PROTOCOL, Status};
 pub use daemon::{DataPlane, DataPlaneConfig, Published};
 pub use error::DataPlaneError;
+pub use files::end_all;
 pub use process::{ProcessError, SUBCOMMAND, run};
