@@ -4,10 +4,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up should panic")]
 
+mod faults;
 mod fixture;
+mod gc;
 mod hostile;
 mod load;
 mod pull;
+mod real;
+mod registry;
 mod server;
 mod store;
 mod tls;
@@ -18,8 +22,18 @@ fn main() {
     carrack_runtime::reexec::dispatch();
     store::dispatch_crash_child();
     tls::dispatch_pull_child();
-    let tests: Vec<(&str, fn())> =
-        [load::TESTS, hostile::TESTS, store::TESTS, pull::TESTS, tls::TESTS].concat();
+    faults::dispatch_pull_child();
+    let tests: Vec<(&str, fn())> = [
+        load::TESTS,
+        hostile::TESTS,
+        store::TESTS,
+        pull::TESTS,
+        faults::TESTS,
+        real::TESTS,
+        gc::TESTS,
+        tls::TESTS,
+    ]
+    .concat();
     let trials = tests
         .into_iter()
         .map(|(name, test)| {

@@ -5,13 +5,13 @@ use std::fs;
 use std::future::Future;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use carrack_runtime::image::{Credentials, Digest, Error, Image, ImageReference, LoadOptions, ProgressSink};
 
 use crate::fixture::{Layer, Store, config, gzip, manifest, names};
+use crate::registry::Registry;
 use crate::server::{Answer, Request, Server};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -24,8 +24,6 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("pull::a_pinned_image_in_the_store_needs_no_registry", a_pinned_image_needs_no_registry),
 ];
 
-const DEADLINE: Duration = Duration::from_secs(60);
-
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -35,52 +33,12 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-fn pull(store: &Store, name: &str, credentials: Option<&Credentials>) -> Result<Image, Error> {
+pub(crate) fn pull(store: &Store, name: &str, credentials: Option<&Credentials>) -> Result<Image, Error> {
     let reference = ImageReference::parse(name).unwrap();
     block_on(store.store.pull(&reference, credentials, ProgressSink::ignore()))
 }
 
-struct Registry {
-    child: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl Registry {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
-            dir.path().display()
-        );
-        let path = dir.path().join("config.yml");
-        fs::write(&path, text).unwrap();
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let registry = Self { child, port, _dir: dir };
-        let started = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(started.elapsed() < DEADLINE, "the registry does not answer");
-            std::thread::yield_now();
-        }
-        registry
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) {
+pub(crate) fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -120,7 +78,7 @@ pub(crate) fn busybox(dir: &Path) -> String {
 
 fn a_real_image_from_a_real_registry() {
     let work = tempfile::tempdir().unwrap();
-    let registry = Registry::start();
+    let registry = Registry::plain();
     let image = busybox(work.path());
     let name = format!("localhost:{}/team/bb:1", registry.port);
     run(
@@ -180,14 +138,19 @@ fn a_real_image_from_a_real_registry() {
 }
 
 /// What a registry holds: one image of two layers under the tag `1`.
-struct Content {
-    manifest: Vec<u8>,
-    blobs: BTreeMap<String, Vec<u8>>,
-    layers: Vec<Digest>,
+pub(crate) struct Content {
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) blobs: BTreeMap<String, Vec<u8>>,
+    pub(crate) layers: Vec<Digest>,
 }
 
-fn content() -> Content {
-    let layers = [Layer::new().file("a", &[1; 50_000]).build(), Layer::new().file("b", b"b").build()];
+pub(crate) fn content() -> Content {
+    content_of(b"b")
+}
+
+/// The same with something of its own in the second layer.
+pub(crate) fn content_of(own: &[u8]) -> Content {
+    let layers = [Layer::new().file("a", &[1; 50_000]).build(), Layer::new().file("b", own).build()];
     let packed: Vec<_> = layers.iter().map(|layer| gzip(layer)).collect();
     let config = config(&layers);
     let manifest = manifest(&config, &packed);
@@ -198,7 +161,7 @@ fn content() -> Content {
 }
 
 impl Content {
-    fn answer(&self, request: &Request) -> Answer {
+    pub(crate) fn answer(&self, request: &Request) -> Answer {
         let (_, last) = request.path.rsplit_once('/').unwrap();
         if request.path.contains("/manifests/") {
             let known = last == "1" || last == Digest::of(&self.manifest).to_string();
@@ -362,6 +325,7 @@ fn errors_name_the_image_and_the_registry() {
             status: 500,
             headers: vec![("Content-Type", "application/json".into())],
             body: br#"{"errors":[{"message":"disk full"}]}"#.to_vec(),
+            ..Answer::default()
         },
     });
     let failure =

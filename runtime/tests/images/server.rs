@@ -6,27 +6,53 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// A request as received: method, path and the `Authorization` header.
+/// A request as received: method, path, the `Authorization` header and the first byte of a `Range`.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
+    pub(crate) range: Option<usize>,
 }
 
+#[derive(Default)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
+    /// Bytes of the body after which the connection is cut.
+    pub(crate) cut: Option<usize>,
+    /// The body comes in pieces of this many bytes, with a short wait between them.
+    pub(crate) piece: Option<usize>,
+    /// After the cut the connection stays open, silent, until the client hangs up.
+    pub(crate) stall: bool,
 }
 
 impl Answer {
     pub(crate) fn ok(body: &[u8]) -> Self {
-        Self { status: 200, headers: vec![], body: body.to_vec() }
+        Self { status: 200, body: body.to_vec(), ..Self::default() }
     }
 
     pub(crate) fn status(status: u16) -> Self {
-        Self { status, headers: vec![], body: vec![] }
+        Self { status, ..Self::default() }
+    }
+
+    /// The part of `body` that `request` asks for.
+    pub(crate) fn range(request: &Request, body: &[u8]) -> Self {
+        match request.range {
+            Some(start) if start < body.len() => {
+                let range = format!("bytes {start}-{}/{}", body.len() - 1, body.len());
+                Self { status: 206, body: body[start..].to_vec(), ..Self::default() }
+                    .header("Content-Range", range)
+            }
+            Some(_) => Self::status(416),
+            None => Self::ok(body),
+        }
+    }
+
+    /// No answer: the connection is closed.
+    pub(crate) fn hang_up() -> Self {
+        Self::default()
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -34,6 +60,9 @@ impl Answer {
         self
     }
 }
+
+/// Wait between two pieces of a slow body.
+const PIECE_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// Serves until it is dropped.
 pub(crate) struct Server {
@@ -81,7 +110,7 @@ fn serve(
     }
     let mut words = line.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap(), words.next().unwrap());
-    let mut authorization = None;
+    let (mut authorization, mut range) = (None, None);
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).unwrap();
@@ -89,13 +118,20 @@ fn serve(
             Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
                 authorization = Some(value.to_owned())
             }
+            Some((name, value)) if name.eq_ignore_ascii_case("range") => {
+                let start = value.strip_prefix("bytes=").and_then(|value| value.strip_suffix('-'));
+                range = start.and_then(|start| start.parse().ok());
+            }
             Some(_) => {}
             None => break,
         }
     }
-    let request = Request { method, path, authorization };
+    let request = Request { method, path, authorization, range };
     log.lock().unwrap().push(request.clone());
     let answer = answer(address, &request);
+    if answer.status == 0 {
+        return;
+    }
     let mut head = format!(
         "HTTP/1.1 {} X\r\nConnection: close\r\nContent-Length: {}\r\n",
         answer.status,
@@ -107,8 +143,21 @@ fn serve(
     head.push_str("\r\n");
     // The client may hang up early, which is its right.
     let _ = stream.write_all(head.as_bytes());
-    if request.method != "HEAD" {
-        let _ = stream.write_all(&answer.body);
+    if request.method == "HEAD" {
+        return;
+    }
+    let body = &answer.body[..answer.cut.unwrap_or(answer.body.len()).min(answer.body.len())];
+    for piece in body.chunks(answer.piece.unwrap_or(body.len()).max(1)) {
+        if stream.write_all(piece).is_err() {
+            return;
+        }
+        if answer.piece.is_some() {
+            std::thread::sleep(PIECE_PAUSE);
+        }
+    }
+    if answer.stall {
+        // Ends when the client closes its side.
+        let _ = reader.read_line(&mut String::new());
     }
 }
 

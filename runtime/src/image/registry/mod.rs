@@ -106,7 +106,9 @@ impl Registry {
 
     /// Fetches a manifest or index and verifies it against every digest that is known of it.
     pub(super) async fn manifest(&self, selector: &str) -> Result<Fetched> {
-        let mut attempts = Attempts::default();
+        // A tag is the first question, a digest a later one.
+        let first = selector.parse::<Digest>().is_err();
+        let mut attempts = if first { Attempts::quick() } else { Attempts::default() };
         loop {
             let error = match self.ask(&manifest(Method::GET, selector)).await {
                 Ok((listed, response)) => match listed.document(response, selector).await {

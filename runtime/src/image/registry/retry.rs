@@ -21,8 +21,8 @@ const THROTTLED_TOTAL_MAX: Duration = Duration::from_secs(300);
 /// Parts of a wait that are taken off it at random, per mille at most.
 pub(super) const JITTER_MAX: u64 = 500;
 
-/// The same where somebody waits for the answer.
-const FAILURES_QUICK_MAX: u32 = 2;
+/// The same for the first question of a conversation: somebody waits for the answer.
+const FAILURES_QUICK_MAX: u32 = 3;
 
 /// The attempts at one request.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// For a question whose asker waits.
+    /// For the first question of a conversation.
     pub(super) fn quick() -> Self {
         Self { failures_max: FAILURES_QUICK_MAX, ..Self::default() }
     }
@@ -139,7 +139,7 @@ mod tests {
         let waits: Vec<_> = std::iter::from_fn(|| attempts.next(&broken(), 0)).collect();
         assert_eq!(waits, [200, 400, 800, 1600].map(Duration::from_millis));
         let mut attempts = Attempts::quick();
-        assert_eq!(std::iter::from_fn(|| attempts.next(&broken(), 0)).count(), 1);
+        assert_eq!(std::iter::from_fn(|| attempts.next(&broken(), 0)).count(), 2);
         let mut attempts = Attempts::default();
         assert_eq!(attempts.next(&status(503), JITTER_MAX), Some(Duration::from_millis(100)));
         for status in [status(404), status(400), status(403)] {
