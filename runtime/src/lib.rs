@@ -4,6 +4,7 @@
 //! [`Runtime`]; everything that forks, unshares or calls libcontainer runs in single-threaded children of our own binary,
 //! reached through [`reexec::dispatch`]. The files between both are described in `docs/supervisor.md`.
 
+pub mod archive;
 pub mod bundle;
 pub mod cgroup;
 mod child;

@@ -10,6 +10,7 @@
 //! | `__keep` | write log and exit record of a running container | `keep` |
 //! | `__init` | PID 1 inside a container | `init` |
 //! | `__exec` | one command in a running container | `exec_child` |
+//! | `__copy` | files in or out of a running container | `archive` |
 //! | `__unpack-layer` | unpack one layer of an image, confined | `image::unpack` |
 
 use std::os::unix::process::CommandExt;
@@ -18,7 +19,7 @@ use std::process::Command;
 
 use carrack_api::fail;
 
-use crate::{exec_child, image, init, keep, supervise, template};
+use crate::{archive, exec_child, image, init, keep, supervise, template};
 
 /// To be called first thing in `main`: when the first argument is one of our hidden modes, runs it and does not return.
 pub fn dispatch() {
@@ -43,6 +44,7 @@ pub fn dispatch() {
         supervise::MODE => supervise::main(&text),
         keep::MODE => keep::main(&text),
         exec_child::MODE => exec_child::main(&text),
+        archive::MODE => archive::main(&text),
         _ => {}
     }
 }

@@ -12,9 +12,10 @@ use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use carrack_api::{Exit, fail};
+use carrack_api::{CopyIn, CopyOut, Exit, fail};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::archive::{self, CopyError, CopySession};
 use crate::cgroup::{CgroupSampler, Cgroups, now};
 use crate::error::{ExecError, RuntimeError, StartError, chain};
 use crate::exec::{self, ExecSession};
@@ -443,6 +444,16 @@ impl Runtime {
             other => ExecError::System { step: "find the run".into(), why: chain(&other) },
         })?;
         exec::start(&self.template.exe(), &self.layout.run(id), request)
+    }
+
+    /// Copies files out of (`Ok`) or into (`Err`) a container: starts it, and says what goes out.
+    pub fn copy(&self, id: &RunId, what: Result<&CopyOut, &CopyIn>) -> Result<CopySession, CopyError> {
+        let record = self.record(id).map_err(|error| match error {
+            RuntimeError::NotRunning(_) | RuntimeError::NoRun(_) => CopyError::NotRunning(id.to_string()),
+            other => CopyError::System { step: "find the run".into(), why: chain(&other) },
+        })?;
+        let init = record.init.ok_or_else(|| CopyError::NotRunning(id.to_string()))?;
+        archive::start(&self.template.exe(), init, &self.instance, &id.to_string(), what)
     }
 
     /// The write end of the container's stdin, or its terminal (its output is in the log).
