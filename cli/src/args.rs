@@ -110,6 +110,8 @@ pub(crate) enum Command {
     Attach(AttachArgs),
     /// Run a one-off task of a service, with its networks, volumes and environment
     Run(RunArgs),
+    /// Copy files between here and a running task
+    Cp(CpArgs),
     /// Show what happened
     Events(EventsArgs),
     /// Remove stacks or one-off tasks; volumes stay unless -v
@@ -603,6 +605,35 @@ pub(crate) struct AttachArgs {
     /// A service, a replica or a task
     #[arg(value_name = "TARGET")]
     pub target: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack cp web.1:/var/log/app.log .     a file of a task, to here
+  carrack cp conf/. web:/etc/app          the content of a directory into one of a task
+  carrack cp web:/etc - | tar -t          a tar archive to standard output
+  tar -c src | carrack cp - web:/srv      and from standard input
+
+As in Docker: a directory that exists at the destination takes the source in, else the copy gets the destination's name; a
+source that ends in /. is the content of a directory. Files that arrive in a task belong to root, files that arrive here to
+you; -a keeps owners and set-user-id bits. A copy that breaks off leaves no half file. What begins with . or / is here.")]
+pub(crate) struct CpArgs {
+    /// Keep owners
+    #[arg(short, long)]
+    pub archive: bool,
+    /// Follow a symlink that the source is
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// Say nothing of what was copied
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// TARGET:PATH, a path here, or - for a tar archive on standard input
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// TARGET:PATH, a path here, or - for a tar archive on standard output
+    #[arg(value_name = "DESTINATION")]
+    pub destination: String,
 }
 
 #[derive(Debug, Args)]

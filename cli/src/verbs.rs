@@ -74,6 +74,7 @@ const FOREIGN: &[Foreign] = &[
     verb(COMPOSE, "compose wait", "wait TARGET"),
     verb(COMPOSE, "compose port", "port TARGET"),
     verb(DOCKER, "container attach", "attach TARGET"),
+    verb(DOCKER, "container cp", "cp TARGET:PATH PATH"),
     verb(DOCKER, "create", "deploy"),
     verb(DOCKER, "images", "image ls"),
     verb(DOCKER, "rmi", "image rm"),

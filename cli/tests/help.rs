@@ -24,6 +24,7 @@ const VERBS: &[&[&str]] = &[
     &["logs"],
     &["exec"],
     &["attach"],
+    &["cp"],
     &["events"],
     &["rm"],
     &["login"],

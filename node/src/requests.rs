@@ -3,6 +3,7 @@
 //! Owns the answers. What runs is read from the newest report, what is wanted from the assignment; nothing here changes either.
 
 mod attach;
+mod copy;
 mod exec;
 mod images;
 mod logs;
@@ -120,9 +121,11 @@ impl Desk {
             }
             NodeRequest::Logs { tasks, query } => self.logs(tasks, query, asker, answer).await,
             NodeRequest::Attach { task, attach } => self.attach(task, attach, asker, answer).await,
-            NodeRequest::CopyOut { .. }
-            | NodeRequest::CopyIn { .. }
-            | NodeRequest::DnsLookup { .. }
+            NodeRequest::CopyOut { task, copy } => {
+                self.copy_out(task, view.running(task)?, copy, asker, answer).await
+            }
+            NodeRequest::CopyIn { task, copy } => self.copy_in(task, view.running(task)?, copy, asker).await,
+            NodeRequest::DnsLookup { .. }
             | NodeRequest::ImageInspect { .. }
             | NodeRequest::ImageTag { .. }
             | NodeRequest::ImageSave { .. }

@@ -93,7 +93,7 @@ pub(super) fn ascii_json(json: &str) -> String {
 }
 
 /// The task that is meant: of a service its lowest running slot.
-async fn running_task(context: &Context, text: &str) -> Result<TaskId, CliError> {
+pub(super) async fn running_task(context: &Context, text: &str) -> Result<TaskId, CliError> {
     let resolved = targets(context, &[text.to_owned()]).await?;
     let Some(target) = resolved.into_iter().next() else {
         return Err(CliError::new(format!("no task {text:?}")));

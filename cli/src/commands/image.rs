@@ -129,7 +129,7 @@ async fn answer<T: DeserializeOwned>(
 }
 
 /// A request's body that is read as it is sent.
-fn stream_body(source: impl AsyncRead + Unpin + Send + 'static) -> Body {
+pub(super) fn stream_body(source: impl AsyncRead + Unpin + Send + 'static) -> Body {
     let chunks = stream::unfold(source, |mut source| async move {
         let mut chunk = vec![0; CHUNK_BYTES];
         match source.read(&mut chunk).await {

@@ -1,6 +1,7 @@
 //! The verbs, one file each. A verb asks the API, waits where that is its meaning, and prints.
 
 mod attach;
+mod cp;
 mod defaults;
 mod deploy;
 mod doctor;
@@ -66,6 +67,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
         Command::Logs(args) => logs::run(&args, context).await,
         Command::Exec(args) => exec::run(&args, context).await,
         Command::Attach(args) => attach::run(&args, context).await,
+        Command::Cp(args) => cp::run(&args, context).await,
         Command::Events(args) => events::run(&args, context).await,
         Command::Login(args) => login::login(&args, context).await,
         Command::Logout(args) => login::logout(&args, context).await,

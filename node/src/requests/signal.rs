@@ -1,7 +1,7 @@
 //! A signal for the first process of a running task. What follows its end is the restart policy's.
 
-use carrack_api::{Problem, TaskId};
 use carrack_api::stream::Frame;
+use carrack_api::{Problem, TaskId};
 
 use super::{Desk, done};
 use crate::engine::{Engine, Refusal};

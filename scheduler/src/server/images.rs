@@ -5,18 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use carrack_api::client::write_frame;
-use carrack_api::stream::{FRAME_MAX_BYTES, Frame};
 use carrack_api::{HeldImage, NodeRequest, Problem, PullImage, ServiceKey};
-use futures_util::StreamExt;
-use tokio::io::{AsyncWrite, DuplexStream, WriteHalf};
 
 use super::App;
-use super::nodes::{Call, Gone, any_node, ask, heard, open, relay_frames, stream};
+use super::body::relay_body;
+use super::nodes::{Gone, any_node, ask, heard, open, relay_frames, stream};
 use super::problem::{ApiResult, JsonBody};
 use crate::image_name::normalise;
 use crate::store::{Snapshot, StackPhase};
@@ -48,37 +45,7 @@ async fn held(inner: &Arc<Inner>) -> Result<Vec<HeldImage>, Problem> {
         (status = 503, body = Problem)))]
 pub(super) async fn load(State(inner): App, body: Body) -> ApiResult<Response> {
     let node = any_node(&inner).await?;
-    let Call { frames, input } = open(&inner, &node, NodeRequest::ImageLoad).await?;
-    Ok(stream(|sink| async move {
-        let feed = tokio::spawn(feed(body.into_data_stream(), input));
-        let answered: Result<(), Gone> = relay_frames(frames, &sink).await;
-        if answered.is_err() {
-            feed.abort();
-        }
-        // Otherwise the rest of the body is read on: a client that still sends hears the answer only after that.
-        match feed.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "an image archive broke off"),
-            Err(error) => tracing::debug!(%error, "an image archive was not read to its end"),
-        }
-    }))
-}
-
-/// Hands the body on as `Data` frames and an empty one. When the node stops reading, the rest is read and dropped; when the
-/// client breaks off, the node sees the end of its stream without the empty frame.
-async fn feed(mut body: BodyDataStream, mut input: WriteHalf<DuplexStream>) -> std::io::Result<()> {
-    let mut open = true;
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(std::io::Error::other)?;
-        for piece in chunk.chunks(FRAME_MAX_BYTES) {
-            open = open && send(&mut input, piece).await;
-        }
-    }
-    if open { write_frame(&mut input, &Frame::Data(Vec::new())).await } else { Ok(()) }
-}
-
-async fn send(input: &mut (impl AsyncWrite + Unpin), piece: &[u8]) -> bool {
-    write_frame(input, &Frame::Data(piece.to_vec())).await.is_ok()
+    Ok(relay_body(open(&inner, &node, NodeRequest::ImageLoad).await?, body))
 }
 
 /// Brings an image from its registry. Answers frames: messages of progress, at last the image.

@@ -5,6 +5,8 @@
 #![expect(unused_qualifications, reason = "utoipa's macros write paths of query types out")]
 
 mod attach;
+mod body;
+mod copy;
 mod deploy;
 mod exec;
 mod images;
@@ -83,6 +85,7 @@ fn routes() -> OpenApiRouter<Arc<Inner>> {
         .routes(routes!(runs::delete))
         .routes(routes!(exec::exec))
         .routes(routes!(attach::attach))
+        .routes(routes!(copy::out, copy::into))
         .routes(routes!(logs::logs))
         .routes(routes!(images::list))
         .routes(routes!(images::load))
@@ -215,6 +218,8 @@ mod tests {
             "get /v1/tasks/{id}/inspect",
             "post /v1/tasks/{id}/exec",
             "post /v1/tasks/{id}/attach",
+            "get /v1/tasks/{id}/archive",
+            "put /v1/tasks/{id}/archive",
             "get /v1/logs",
             "get /v1/images",
             "post /v1/images/load",
