@@ -59,6 +59,19 @@ fn commands_and_names_become_the_containers() {
         ),
         ("extra_hosts: {a: '[::1]'}", "/task/container/extra_hosts", json!([["a", "::1"]])),
         ("pull_policy: if_not_present", "/task/container/pull", json!("missing")),
+        ("pull_policy: missing", "/task/container/pull", json!("missing")),
+        ("pull_policy: always", "/task/container/pull", json!("always")),
+        ("pull_policy: never", "/task/container/pull", json!("never")),
+        ("pull_policy: daily", "/task/container/pull", json!({"every": {"seconds": 86_400}})),
+        ("pull_policy: weekly", "/task/container/pull", json!({"every": {"seconds": 604_800}})),
+        ("pull_policy: every_12h", "/task/container/pull", json!({"every": {"seconds": 43_200}})),
+        ("pull_policy: every_1w2d", "/task/container/pull", json!({"every": {"seconds": 777_600}})),
+        ("pull_policy: every_0s", "/task/container/pull", json!("always")),
+        (
+            "pull_policy: refresh\npull_refresh_after: 90s",
+            "/task/container/pull",
+            json!({"every": {"seconds": 90}}),
+        ),
         ("platform: linux/arm64", "/placement/platform", json!("linux/arm64")),
     ]);
 }
@@ -339,7 +352,6 @@ fn what_is_not_built_yet_says_so() {
         "ports: ['8000-9000:80']",
         "networks: {n: {ipv4_address: 10.0.0.2}}",
         "x-carrack: {autoscale: {}}",
-        "pull_policy: every_12h",
         "security_opt: ['seccomp:./p.json']",
     ];
     for keys in cases {
@@ -362,6 +374,8 @@ fn what_is_mapped_is_noted() {
         ("logging: {driver: json-file, options: {max-size: 10m}}", "Carrack keeps the last 50 MB"),
         ("volumes: ['./d:/d']", "/app/d is a path of the node that takes the deploy; the tasks stay there"),
         ("command: echo a && b", "so it ends before `&`"),
+        ("pull_refresh_after: 12h", "has a meaning only with `pull_policy: refresh`"),
+        ("pull_policy: refresh", "without pull_refresh_after it means every day"),
         ("user: $NOPE", "variable NOPE is not set; an empty text is used"),
         ("links: ['other:db']", "is an alias that the whole network sees"),
         ("develop: {watch: []}", "means nothing here"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use carrack_api::{ContainerSpec, Device, Namespace, PullPolicy, Ulimit, parse_signal};
+use carrack_api::{ContainerSpec, Device, Namespace, Ulimit, parse_signal};
 
 use super::Build;
 use crate::fields::{Fields, Item};
@@ -148,34 +148,6 @@ impl Build<'_> {
         out
     }
 
-    fn pull(&mut self, fields: &mut Fields<'_>) -> PullPolicy {
-        let Some(item) = fields.take("pull_policy") else { return PullPolicy::default() };
-        let Some(word) = item.text(self.report) else { return PullPolicy::default() };
-        match word.as_str() {
-            "always" => return PullPolicy::Always,
-            "never" => return PullPolicy::Never,
-            "missing" | "if_not_present" => return PullPolicy::Missing,
-            "build" => item.note("images are not built here yet; a held image is used", self.report),
-            "daily" | "weekly" | "refresh" => {
-                let hint = Some("use always or missing");
-                item.unsupported("refreshing by age is not built yet", hint, self.report);
-            }
-            other if is_every(other) => {
-                let hint = Some("use always or missing");
-                item.unsupported("refreshing by age is not built yet", hint, self.report);
-            }
-            other => {
-                let known = ["always", "never", "missing", "if_not_present", "build", "daily", "weekly"];
-                let hint = match suggest::nearest(other, known) {
-                    Some(meant) => format!("did you mean `{meant}`?"),
-                    None => "use always, missing or never".into(),
-                };
-                item.invalid_hint(format!("{other:?} is no pull policy"), &hint, self.report);
-            }
-        }
-        PullPolicy::Missing
-    }
-
     fn namespace(&mut self, fields: &mut Fields<'_>, key: &'static str, own: &[&str]) -> Namespace {
         let Some(item) = fields.take(key) else { return Namespace::Private };
         match item.node.as_text() {
@@ -214,11 +186,6 @@ impl Build<'_> {
 /// `service:x` or `container:x`.
 pub(super) fn shares(word: &str) -> bool {
     word.starts_with("service:") || word.starts_with("container:")
-}
-
-/// `every_` and a time such as `12h` or `2w1d`.
-fn is_every(word: &str) -> bool {
-    word.strip_prefix("every_").is_some_and(|time| crate::units::duration(time).is_ok())
 }
 
 /// The text of a node, for keys that are read twice.

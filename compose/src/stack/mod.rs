@@ -9,6 +9,7 @@ mod mounts;
 mod network;
 mod places;
 mod ports;
+mod pull;
 mod refused;
 mod security;
 mod service;

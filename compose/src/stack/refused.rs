@@ -35,7 +35,6 @@ pub(super) const SERVICE: &[Refused] = &[
     later("pre_start", "lifecycle hooks are not built yet"),
     later("pre_stop", "lifecycle hooks are not built yet"),
     later("provider", "providers are not built yet"),
-    instead("pull_refresh_after", "refreshing by age is not built yet", "use `pull_policy: always`"),
     later("storage_opt", "limits on the writable layer are not built yet"),
     instead("use_api_socket", "there is no Docker API socket", "take it away"),
     instead("volumes_from", "is not built yet", "name the same volumes in both services"),
