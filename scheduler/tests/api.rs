@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod registries;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -22,12 +24,19 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Behaviour {
     /// Image -> reason of the rejection.
     rejects: BTreeMap<String, String>,
+    /// Policies that images were resolved by, in order.
+    resolved: Vec<PullPolicy>,
+    /// Credentials that the node was told last.
+    credentials: BTreeMap<StackName, BTreeMap<String, RegistryCredentials>>,
 }
 
-struct Gateway;
+struct Gateway(Arc<Mutex<Behaviour>>);
 
 impl NodeGateway for Gateway {
     fn open(&self, _: &NodeId, request: NodeRequest) -> BoxFuture<'static, Result<DuplexStream, Problem>> {
+        if let NodeRequest::ImageResolve { policy, .. } = &request {
+            self.0.lock().unwrap().resolved.push(*policy);
+        }
         Box::pin(async move {
             let (ours, theirs) = tokio::io::duplex(64 << 10);
             tokio::spawn(answer(ours, request));
@@ -45,6 +54,11 @@ async fn answer(stream: DuplexStream, request: NodeRequest) {
                 "image-not-found",
                 format!("no node holds {reference} and no registry has it"),
             ))
+        }
+        NodeRequest::ImageResolve { reference, credentials, .. }
+            if reference.starts_with("private.test") && credentials.is_none() =>
+        {
+            Frame::Problem(Problem::new(403, "registry-refused", format!("{reference} is private")))
         }
         NodeRequest::ImageResolve { reference, .. } => {
             Frame::done(&ResolvedImage { digest: format!("sha256:{reference}"), name: reference }).unwrap()
@@ -144,6 +158,7 @@ async fn node(mut session: LocalSession, behaviour: Arc<Mutex<Behaviour>>) {
         sequence += 1;
         let told = session.assignments.borrow_and_update().clone();
         if let Some(told) = &told {
+            behaviour.lock().unwrap().credentials.clone_from(&told.credentials);
             reports.retain(|id, _| told.tasks.contains_key(id) || told.retained.contains(id));
             for (id, task) in &told.tasks {
                 let report = reports.entry(*id).or_insert_with(|| started(*id));
@@ -215,7 +230,7 @@ impl Fixture {
         let scheduler = Scheduler::open(config).unwrap();
         let behaviour = Arc::new(Mutex::new(Behaviour::default()));
         let node = tokio::spawn(node(scheduler.attach_node(node_info()), behaviour.clone()));
-        scheduler.set_gateway(Arc::new(Gateway));
+        scheduler.set_gateway(Arc::new(Gateway(behaviour.clone())));
         let socket = directory.join("carrack.sock");
         let _ = std::fs::remove_file(&socket);
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();

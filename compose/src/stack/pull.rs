@@ -22,7 +22,7 @@ impl Build<'_> {
         if let Some(after) = after {
             after.note("has a meaning only with `pull_policy: refresh`", self.report);
         }
-        word.map_or_else(PullPolicy::default, |(item, word)| self.pull_by_name(&item, &word))
+        word.map_or_else(PullPolicy::default, |(item, word)| self.pull_by_name(item, &word))
     }
 
     fn pull_by_name(&mut self, item: &Item<'_>, word: &str) -> PullPolicy {
