@@ -17,18 +17,19 @@ use crate::time::{Moment, parse_duration, parse_moment};
 #[command(
     name = "carrack",
     version,
-    disable_help_subcommand = true,
     after_help = "\
 Start here:
   sudo carrack daemon -d     a whole cluster on this host
-  carrack deploy             deploy the Compose file that is here, wait until it is healthy
+  carrack deploy             deploy the Compose file that is here
   carrack ls                 stacks, services, replicas, URLs
   carrack logs -f web        what the tasks of a service say
 
-A TARGET is a stack (hello), a service (hello/web, or web), one replica of it (web.2) or a task id (t17). Without a stack,
-the one of the Compose file in the current directory is meant, else the only one that fits.
+A TARGET is a stack (hello), a service (hello/web, or web), one replica of it
+(web.2) or a task id (t17). Without a stack, the one of the Compose file in the
+current directory is meant, else the only one that fits.
 
-Exit codes: 0 done and healthy, 1 error, 2 usage or changed, 4 timed out, 5 no daemon."
+Exit codes: 0 done and healthy, 1 error, 2 usage or changed, 4 timed out,
+5 no daemon. `carrack help VERB` explains a verb."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -45,17 +46,10 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, value_enum, default_value_t = OutputFormat::Text, value_name = "FORMAT")]
     #[arg(hide_possible_values = true, help = "Print data as `text` or `json`")]
     pub output: OutputFormat,
-    /// The daemon to ask: a socket's path, or unix://PATH
-    #[arg(
-        short = 'H',
-        long,
-        global = true,
-        env = "CARRACK_HOST",
-        hide_env_values = true,
-        value_name = "HOST"
-    )]
+    /// The daemon's socket, or unix://PATH [env: CARRACK_HOST]
+    #[arg(short = 'H', long, global = true, env = "CARRACK_HOST", hide_env = true, value_name = "HOST")]
     pub host: Option<String>,
-    /// The daemon's socket [default: /run/carrack/carrack.sock]
+    /// The daemon's socket [/run/carrack/carrack.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
@@ -88,15 +82,15 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Set the number of replicas of services
     Scale(ScaleArgs),
-    /// Stop stacks or services; they stay stopped until a start or a deploy
+    /// Stop stacks or services, until a start or a deploy
     Stop(StopArgs),
     /// Run stopped stacks or services again
     Start(StartArgs),
-    /// Replace the tasks of stacks or services by new ones, one at a time
+    /// Replace tasks of stacks or services, one at a time
     Restart(RestartArgs),
     /// Send a signal to running tasks
     Kill(KillArgs),
-    /// Change single values of a service, until the next deploy of its file
+    /// Change values of a service, until the next deploy of its file
     Set(SetArgs),
     /// Wait until tasks have ended and show their exit codes
     Wait(WaitVerbArgs),
@@ -108,7 +102,7 @@ pub(crate) enum Command {
     Exec(ExecArgs),
     /// Join the input, output and terminal of a task's container
     Attach(AttachArgs),
-    /// Run a one-off task of a service, with its networks, volumes and environment
+    /// Run a one-off task of a service, on its networks
     Run(RunArgs),
     /// Copy files between here and a running task
     Cp(CpArgs),
@@ -116,7 +110,7 @@ pub(crate) enum Command {
     Events(EventsArgs),
     /// Remove stacks or one-off tasks; volumes stay unless -v
     Rm(RmArgs),
-    /// Log in to a registry; the credentials are checked before they are kept
+    /// Log in to a registry; credentials are checked, then kept
     Login(LoginArgs),
     /// Forget the credentials for a registry
     Logout(LogoutArgs),
@@ -124,16 +118,30 @@ pub(crate) enum Command {
     Image(ImageArgs),
     /// List and remove volumes
     Volume(VolumeArgs),
-    /// Check what this host offers and what is missing; needs no daemon
+    /// Check what this host offers and lacks; needs no daemon
     Doctor(DoctorArgs),
-    /// Stop everything and take Carrack off this host; named volumes stay
+    /// Stop everything, take Carrack off this host; volumes stay
     Uninstall(UninstallArgs),
     /// Show the versions of the command and of the daemon
+    #[command(after_help = "\
+Examples:
+  carrack version
+  carrack version -o json | jq -r .version
+
+Exit code 5 when no daemon answers; the command's own version is told all the same.")]
     Version,
     /// Show every default and what it means
+    #[command(after_help = "\
+Examples:
+  carrack defaults
+  carrack defaults -o json | jq -r '.\"stop.grace\".value'
+
+What a Compose file says wins over a default.")]
     Defaults,
     /// Print completions for a shell
     Completions(CompletionsArgs),
+    /// Write the manual pages of all verbs into a directory
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -162,6 +170,9 @@ pub(crate) struct DaemonArgs {
     /// What a reboot may take: the socket, supervisors' files
     #[arg(long, default_value = carrack_api::defaults::RUNTIME_DIR, value_name = "DIR")]
     pub runtime_dir: PathBuf,
+    /// Configuration of registries [default: /etc/carrack/config.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Addresses of the cluster, fixed at its first start [default: 10.192.0.0/10, else 100.64.0.0/10]
     #[arg(long, value_name = "CIDR")]
     pub cluster_cidr: Option<String>,
@@ -326,11 +337,11 @@ Examples:
   carrack run --rm web ./manage migrate
   carrack run -d --name nightly web ./backup
 
-The task is on the service's networks and has its volumes, but no published ports unless -p or --service-ports asks for them; it is
-not behind the service's address, no deploy replaces it, and it is not restarted. Its exit code is that of the command. Without
---rm it stays listed by `carrack ps -a` until `carrack rm`, or until its stack is removed.
-
-Without -i and -t, both are on when standard input and output are terminals, as in Compose; -T turns that off.")]
+The task is on the service's networks and has its volumes, but no published ports unless -p or --service-ports asks
+for them; it is not behind the service's address, no deploy replaces it, and it is not restarted. Its exit code is
+that of the command. Without --rm it stays listed by `carrack ps -a` until `carrack rm`, or until its stack is
+removed.  Without -i and -t, both are on when standard input and output are terminals, as in Compose; -T turns that
+off.")]
 pub(crate) struct RunArgs {
     /// Take the task and its log away once it has ended, also when this command is gone by then
     #[arg(long = "rm")]
@@ -709,6 +720,7 @@ pub(crate) struct LogoutArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
 pub(crate) struct ImageArgs {
     #[command(subcommand)]
     pub command: ImageCommand,
@@ -742,9 +754,17 @@ Registries on loopback may speak plain HTTP. Credentials are taken from ~/.docke
         references: Vec<String>,
     },
     /// List the images that the nodes hold
+    #[command(after_help = "\
+Examples:
+  carrack image ls
+  carrack image ls -o json")]
     #[command(visible_alias = "list")]
     Ls,
     /// Remove images that no task uses
+    #[command(after_help = "\
+Examples:
+  carrack image rm nginx:1.26
+  carrack image rm sha256:...")]
     #[command(visible_alias = "remove")]
     Rm {
         /// Names or digests
@@ -754,6 +774,7 @@ Registries on loopback may speak plain HTTP. Credentials are taken from ~/.docke
 }
 
 #[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
 pub(crate) struct VolumeArgs {
     #[command(subcommand)]
     pub command: VolumeCommand,
@@ -762,9 +783,16 @@ pub(crate) struct VolumeArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
     /// List volumes with their size and users
+    #[command(after_help = "\
+Examples:
+  carrack volume ls
+  carrack volume ls -o json")]
     #[command(visible_alias = "list")]
     Ls,
     /// Remove volumes that no task uses: their data is lost
+    #[command(after_help = "\
+Examples:
+  carrack volume rm shop_data")]
     #[command(visible_alias = "remove")]
     Rm {
         /// Names of volumes
@@ -819,6 +847,17 @@ pub(crate) struct CompletionsArgs {
     /// bash, zsh, fish, elvish or powershell
     #[arg(value_name = "SHELL", hide_possible_values = true)]
     pub shell: Shell,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack man /usr/local/share/man/man1    then: man carrack-deploy
+  carrack man . && man -l carrack.1")]
+pub(crate) struct ManArgs {
+    /// The directory; made when it is missing
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 /// How many of the last lines.

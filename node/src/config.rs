@@ -25,6 +25,8 @@ pub struct NodeConfig {
     pub cluster: Option<ClusterId>,
     /// Name servers for all foreign names, in place of those of the host's resolv.conf.
     pub upstreams: Vec<std::net::SocketAddr>,
+    /// How registries are reached.
+    pub registries: carrack_runtime::image::RegistryConfig,
 }
 
 /// How a running node is to stop.

@@ -2,25 +2,27 @@
 //!
 //! Owns the translation between a task's words and the runtime's, and the cached list of held images. Decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use carrack_api::{
-    Bytes, ContainerSpec, Exit, HealthTest, Healthcheck, HeldImage, PullPolicy, PullProgress,
-    RegistryCredentials, TaskId, Timestamp, Usage, fail,
+    Bytes, ContainerSpec, Exit, HealthTest, Healthcheck, HeldImage, ImageCollection, PullPolicy,
+    PullProgress, RegistryCredentials, TaskId, Timestamp, Usage, fail,
 };
 use carrack_net::dns::{ResolvOptions, resolv_conf};
 use carrack_runtime::error::chain;
-use carrack_runtime::image::{self, Credentials, Image, ImageReference, ImageStore, Progress, StoreOptions};
+use carrack_runtime::image::{
+    self, Credentials, DiskUse, Image, ImageReference, ImageStore, Progress, StoreOptions,
+};
 use carrack_runtime::{
     CgroupSampler, LogLimit, RunId, RunState, Runtime, RuntimeConfig, RuntimeError, StartError, StartRequest,
 };
 use tokio::task::spawn_blocking;
 
-use crate::config::NodeError;
+use crate::collect;
+use crate::config::{NodeConfig, NodeError};
 use crate::engine::{
     Attachment, Engine, FoundRun, FoundState, ProgressSink, Refusal, RegistryLogins, StartOrder, Started,
 };
@@ -50,20 +52,17 @@ struct Shared {
 
 impl Containers {
     /// Opens runtime and image store. Blocks; touches no container.
-    pub(crate) fn open(
-        state_dir: &Path,
-        runtime_dir: &Path,
-        exe: &Path,
-        instance: &str,
-    ) -> Result<Self, NodeError> {
-        let config = RuntimeConfig {
-            state_dir: state_dir.to_path_buf(),
-            runtime_dir: runtime_dir.to_path_buf(),
+    pub(crate) fn open(config: &NodeConfig, instance: &str) -> Result<Self, NodeError> {
+        let NodeConfig { state_dir, runtime_dir, exe, registries, .. } = config;
+        let runtime = Runtime::open(RuntimeConfig {
+            state_dir: state_dir.clone(),
+            runtime_dir: runtime_dir.clone(),
             instance: instance.to_owned(),
-            exe: Some(exe.to_path_buf()),
-        };
-        let runtime = Runtime::open(config).map_err(NodeError::Runtime)?;
-        let options = StoreOptions { helper: exe.to_path_buf(), ..StoreOptions::default() };
+            exe: Some(exe.clone()),
+        });
+        let runtime = runtime.map_err(NodeError::Runtime)?;
+        let options =
+            StoreOptions { helper: exe.clone(), registries: registries.clone(), ..StoreOptions::default() };
         let images = ImageStore::open(&state_dir.join("images"), options).map_err(NodeError::Images)?;
         let shared = Shared { runtime, images, held: Mutex::default(), samplers: Mutex::default() };
         let containers = Self { shared: Arc::new(shared) };
@@ -280,7 +279,13 @@ impl Engine for Containers {
 
     async fn kill(&self, task: TaskId, run: u32) -> Result<(), Refusal> {
         let id = Self::run_id(task, run);
-        gone_is_fine(self.clone().blocking(move |this| this.shared.runtime.kill(&id)).await)
+        let killed = self.clone().blocking(move |this| {
+            let killed = this.shared.runtime.kill(&id);
+            // Here, as the loop may hear of the end first and wait for this no more.
+            fail::pass("stop.7-killed");
+            killed
+        });
+        gone_is_fine(killed.await)
     }
 
     async fn remove_run(&self, task: TaskId, run: u32) -> Result<(), Refusal> {
@@ -328,6 +333,15 @@ impl Engine for Containers {
         };
         // A cgroup that has just gone is no news: its exit is on the way.
         sampler.sample().ok()
+    }
+
+    async fn collect(&self, needed: BTreeSet<String>) -> Result<Option<ImageCollection>, Refusal> {
+        let collected = self.clone().blocking(move |this| {
+            let collected = collect::images(this.store(), &needed, &DiskUse::of);
+            this.refresh_images();
+            collected
+        });
+        collected.await.map_err(|error| Refusal::Retry(chain(&error)))
     }
 
     fn images(&self) -> Vec<HeldImage> {

@@ -17,8 +17,8 @@ use std::time::Duration;
 use carrack_api::defaults::HEARTBEAT;
 use carrack_api::fail;
 use carrack_api::{
-    AddressPlan, Assignment, ClusterId, Desired, ImageCollection, NodeInfo, NodeReport, PortConflict, TaskId,
-    TaskNetwork, Timestamp,
+    AddressPlan, Assignment, ClusterId, Desired, NodeInfo, NodeReport, PortConflict, TaskId, TaskNetwork,
+    Timestamp,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -36,6 +36,7 @@ use crate::restart::{End, after_end};
 use crate::tables::{Place, tables};
 use crate::usage::UsageRings;
 use crate::worker::{Event, Subject, Workers};
+use collect::Collecting;
 
 /// Events that may wait for the loop.
 const EVENTS_MAX: usize = 1024;
@@ -45,6 +46,8 @@ const EVENTS_PER_TURN: usize = 256;
 const PASSES_MAX: usize = 8;
 /// Changes within this time go into one report.
 const REPORT_COALESCE: Duration = Duration::from_millis(20);
+/// Least time between two samples of the containers' cgroups; less than a heartbeat, so that none goes without.
+const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// Time between two reports while an image is on its way.
 const REPORT_PROGRESS: Duration = Duration::from_millis(250);
 /// First and longest delay before opening the network is tried again.
@@ -90,12 +93,12 @@ pub(crate) struct Driver<E, N> {
     tables: watch::Sender<Option<Version>>,
 
     conflicts: Vec<PortConflict>,
-    /// The last images that were taken away to make room.
-    collection: Option<ImageCollection>,
+    collecting: Collecting,
     sequence: u64,
     remember: bool,
     ledger_version: u64,
     report_at: Instant,
+    sample_at: Instant,
 }
 
 /// What was spawned and goes with the loop.
@@ -161,11 +164,12 @@ impl<E: Engine, N: Network> Driver<E, N> {
             network: NetworkState::new(),
             tables,
             conflicts: Vec::new(),
-            collection: None,
+            collecting: Collecting::new(),
             sequence: 0,
             remember: true,
             ledger_version: 0,
             report_at: Instant::now(),
+            sample_at: Instant::now(),
         };
         let found = driver.workers.engine.runs().await?;
         let now = clock.now();
@@ -207,7 +211,11 @@ impl<E: Engine, N: Network> Driver<E, N> {
             if stop_by.is_some_and(|by| self.all_stopped() || Instant::now() >= by) {
                 return self.finish(true).await;
             }
+            if stop_by.is_none() {
+                self.collect();
+            }
             let until = wake_at.map_or(self.report_at, |at| at.min(self.report_at));
+            let until = until.min(self.collecting.at());
             tokio::select! {
                 biased;
                 event = self.events.recv() => self.take_events(event),
@@ -554,13 +562,22 @@ impl<E: Engine, N: Network> Driver<E, N> {
         self.step_done(task);
     }
 
-    fn report(&mut self) -> NodeReport {
-        let now = self.clock.now();
+    /// Reads the cgroups of all running containers.
+    fn sample(&mut self) {
         for (id, facts) in self.facts.iter_mut().filter(|(_, facts)| facts.is_running()) {
             if let Some(sample) = self.workers.engine.sample(*id, facts.run) {
                 self.usage.push(*id, sample.clone());
                 facts.usage = Some(sample);
             }
+        }
+    }
+
+    fn report(&mut self) -> NodeReport {
+        let now = self.clock.now();
+        // Changes make many reports in a second; reading every cgroup for each of them would cost more than the changes.
+        if Instant::now() >= self.sample_at {
+            self.sample_at = Instant::now() + SAMPLE_EVERY;
+            self.sample();
         }
         self.sequence += 1;
         let preparing = self.facts.values().any(|facts| facts.pending == Some(Pending::Prepare));
@@ -574,7 +591,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
             images: self.workers.engine.images(),
             conflicts: &self.conflicts,
             network_error: self.network.error.as_deref(),
-            collection: self.collection.as_ref(),
+            collection: self.collecting.done.as_ref(),
             now,
         })
     }
@@ -597,6 +614,7 @@ impl NetworkState {
     }
 }
 
+mod collect;
 mod outcomes;
 
 #[cfg(test)]

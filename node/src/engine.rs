@@ -4,7 +4,7 @@
 //! Owns the values that cross them, in the node's words. All calls are idempotent: asked again after a crash at any point
 //! they end in the same state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrack_api::{
-    AddressPlan, AssignedTask, ContainerSpec, Exit, Healthcheck, HeldImage, PortConflict, PullProgress,
-    RegistryCredentials, TaskId, Usage,
+    AddressPlan, AssignedTask, ContainerSpec, Exit, Healthcheck, HeldImage, ImageCollection, PortConflict,
+    PullProgress, RegistryCredentials, TaskId, Usage,
 };
 
 use crate::tables::NodeTables;
@@ -146,6 +146,12 @@ pub(crate) trait Engine: Send + Sync + 'static {
 
     /// A sample of the run's cgroup on kept descriptors: microseconds, so that it may be called from the loop.
     fn sample(&self, task: TaskId, run: u32) -> Option<Usage>;
+
+    /// Takes images away when their disk is too full, but none that is needed (digests and names). `None` when it is not.
+    fn collect(
+        &self,
+        needed: BTreeSet<String>,
+    ) -> impl Future<Output = Result<Option<ImageCollection>, Refusal>> + Send;
 
     /// Images this host holds.
     fn images(&self) -> Vec<HeldImage>;

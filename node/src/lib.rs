@@ -13,6 +13,7 @@
 //! with which address is the scheduler's word.
 
 mod clock;
+mod collect;
 mod config;
 mod containers;
 mod driver;

@@ -55,7 +55,7 @@ impl Node {
         let hostname = config.hostname.clone().unwrap_or_else(identity::kernel_hostname);
         let info = identity::describe_host(identity.node.clone(), hostname, config.labels.clone());
         let instance = identity.node.as_str();
-        let containers = Containers::open(&config.state_dir, &config.runtime_dir, &config.exe, instance)?;
+        let containers = Containers::open(&config, instance)?;
         let fabric = Fabric::new(instance, config.exe.clone(), config.runtime_dir.join("dataplane"));
         // Read here too, so that a ledger that cannot be read stops the start before anything runs.
         ledger::load(&identity.directory, &boot_id)?;

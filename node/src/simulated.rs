@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use carrack_api::{AddressPlan, ContainerSpec, Exit, Healthcheck, HeldImage, TaskId, Timestamp, Usage};
+use carrack_api::{
+    AddressPlan, ContainerSpec, Exit, Healthcheck, HeldImage, ImageCollection, TaskId, Timestamp, Usage,
+};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -48,6 +50,10 @@ pub(crate) struct HostState {
     pub(crate) prepare: Option<Refusal>,
     /// Preparing never ends.
     pub(crate) prepare_hangs: bool,
+    /// What the next collection takes away.
+    pub(crate) collection: Option<ImageCollection>,
+    /// What each collection was told to spare.
+    pub(crate) spared: Vec<BTreeSet<String>>,
     /// What starting answers.
     pub(crate) start: Option<Refusal>,
     /// The network cannot be programmed.
@@ -234,6 +240,13 @@ impl Engine for Host {
 
     fn sample(&self, _: TaskId, _: u32) -> Option<Usage> {
         Some(Usage::default())
+    }
+
+    async fn collect(&self, needed: BTreeSet<String>) -> Result<Option<ImageCollection>, Refusal> {
+        sleep(EFFECT).await;
+        let mut state = self.state();
+        state.spared.push(needed);
+        Ok(state.collection.take())
     }
 
     fn images(&self) -> Vec<HeldImage> {

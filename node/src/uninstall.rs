@@ -78,6 +78,7 @@ pub async fn stop_in_order(places: &Places) -> Result<(), NodeError> {
         labels: Default::default(),
         cluster: None,
         upstreams: Vec::new(),
+        registries: Default::default(),
     };
     let node = match tokio::task::spawn_blocking(move || Node::open(config)).await {
         Ok(node) => node?,

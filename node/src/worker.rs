@@ -3,13 +3,14 @@
 //! Owns how many of a kind run at a time. Decides nothing: what is to be done was planned, what follows is decided by the loop
 //! when it reads the event.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use carrack_api::fail;
-use carrack_api::{ContainerSpec, Exit, Health, ProbeResult, PullProgress, TaskId};
+use carrack_api::{ContainerSpec, Exit, Health, ImageCollection, ProbeResult, PullProgress, TaskId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -33,7 +34,9 @@ const CHORES_MAX: usize = 16;
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 /// Longest time that a start waits for the ledger.
 const LEDGER_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Delay between two tries of a wait that failed.
+/// Tries of a kill, one shortly after the other, before the loop hears that it failed.
+const KILL_TRIES: u32 = 5;
+/// Delay between two tries of a wait that failed, and of a kill.
 const WAIT_AGAIN: Duration = Duration::from_millis(200);
 
 /// A task that ran when the network came up, and its namespace.
@@ -68,6 +71,8 @@ pub(crate) enum Event {
     Ended(TaskId, u32, Exit),
     /// A probe was answered.
     Probed(TaskId, u32, Judgement, ProbeResult),
+    /// The disk of the images was looked at; what went to make room, if anything.
+    Collected(Result<Option<ImageCollection>, Refusal>),
     /// The network was opened and what ran was wired again.
     NetworkUp(Result<Vec<WiredAgain>, Refusal>),
     /// The network holds this version of the tables.
@@ -137,6 +142,15 @@ impl<E: Engine, N: Network> Workers<E, N> {
             let result = this.engine.prepare(&spec, &credentials, sink).await;
             this.say(Event::Prepared(task, result)).await;
         })
+    }
+
+    /// Takes images away that are not needed when their disk is too full.
+    pub(crate) fn collect(self: &Arc<Self>, needed: BTreeSet<String>) {
+        let this = self.clone();
+        drop(spawn(async move {
+            let result = this.engine.collect(needed).await;
+            this.say(Event::Collected(result)).await;
+        }));
     }
 
     /// Wires a task.
@@ -225,13 +239,20 @@ impl<E: Engine, N: Network> Workers<E, N> {
     pub(crate) fn kill(self: &Arc<Self>, task: TaskId, run: u32) -> AbortHandle {
         let this = self.clone();
         spawn(async move {
-            let result = match at("stop.6-kill") {
-                Ok(()) => this.engine.kill(task, run).await,
-                refused => refused,
-            };
-            fail::pass("stop.7-killed");
+            let mut result = this.try_kill(task, run).await;
+            for _ in 1..KILL_TRIES {
+                let Err(error) = &result else { break };
+                tracing::warn!(%task, run, %error, "it cannot be killed; trying again");
+                tokio::time::sleep(WAIT_AGAIN).await;
+                result = this.try_kill(task, run).await;
+            }
             this.say(Event::Killed(task, result)).await;
         })
+    }
+
+    async fn try_kill(&self, task: TaskId, run: u32) -> Result<(), Refusal> {
+        at("stop.6-kill")?;
+        self.engine.kill(task, run).await
     }
 
     /// Takes an ended run away.

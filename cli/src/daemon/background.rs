@@ -68,6 +68,9 @@ fn child_arguments(args: &DaemonArgs, places: &Places) -> Vec<std::ffi::OsString
     option("--runtime-dir", places.runtime_dir.as_os_str());
     option("--socket", places.socket.as_os_str());
     option("--log-level", args.log_level.as_str().to_lowercase().as_ref());
+    if let Some(config) = &places.config {
+        option("--config", config.as_os_str());
+    }
     if let Some(cidr) = &args.cluster_cidr {
         option("--cluster-cidr", cidr.as_ref());
     }

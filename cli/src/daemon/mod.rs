@@ -12,6 +12,7 @@
 //! to their supervisors: the end of this process, however it comes, stops none of them.
 
 pub(crate) mod background;
+mod config;
 pub(crate) mod lock;
 mod log;
 mod run;
@@ -50,6 +51,8 @@ struct Places {
     state_dir: PathBuf,
     runtime_dir: PathBuf,
     socket: PathBuf,
+    /// The configuration that was asked for.
+    config: Option<PathBuf>,
 }
 
 impl Places {
@@ -64,7 +67,8 @@ impl Places {
             Some(socket) => absolute(socket)?,
             None => runtime_dir.join(defaults::SOCKET_NAME),
         };
-        Ok(Self { state_dir: absolute(&args.state_dir)?, runtime_dir, socket })
+        let config = args.config.as_deref().map(absolute).transpose()?;
+        Ok(Self { state_dir: absolute(&args.state_dir)?, runtime_dir, socket, config })
     }
 
     fn log(&self) -> PathBuf {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use carrack_api::{NodeId, NodeRequest, Problem};
 use carrack_node::{Node, NodeConfig, Shutdown};
+use carrack_runtime::image::RegistryConfig;
 use carrack_scheduler::{NodeGateway, Scheduler, SchedulerConfig};
 use futures_util::future::BoxFuture;
 use tokio::io::DuplexStream;
@@ -15,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::{Places, socket};
+use super::{Places, config, socket};
 use crate::args::DaemonArgs;
 use crate::error::CliError;
 
@@ -27,8 +28,9 @@ pub(super) const LAST_CALLS: Duration = Duration::from_secs(5);
 /// Runs the daemon until a signal ends it.
 pub(super) async fn run(args: &DaemonArgs, places: &Places) -> Result<(), CliError> {
     let mut signals = Signals::new()?;
+    let registries = config::registries(places.config.as_deref())?;
     let scheduler = open_scheduler(args, places).await?;
-    let node = open_node(args, places, &scheduler).await?;
+    let node = open_node(args, places, registries, &scheduler).await?;
     scheduler.set_gateway(Arc::new(LocalGateway { node: node.clone() }));
     let listener = socket::listen(&places.socket)?;
     let session = scheduler.attach_node(node.info());
@@ -95,7 +97,12 @@ async fn open_scheduler(args: &DaemonArgs, places: &Places) -> Result<Scheduler,
     Scheduler::open(config).map_err(|error| CliError::new("the scheduler cannot be opened").caused_by(&error))
 }
 
-async fn open_node(args: &DaemonArgs, places: &Places, scheduler: &Scheduler) -> Result<Node, CliError> {
+async fn open_node(
+    args: &DaemonArgs,
+    places: &Places,
+    registries: RegistryConfig,
+    scheduler: &Scheduler,
+) -> Result<Node, CliError> {
     let exe = std::env::current_exe()
         .map_err(|error| CliError::new("this program cannot find itself").caused_by(&error))?;
     let config = NodeConfig {
@@ -106,6 +113,7 @@ async fn open_node(args: &DaemonArgs, places: &Places, scheduler: &Scheduler) ->
         labels: args.labels.iter().cloned().collect(),
         cluster: Some(scheduler.cluster()),
         upstreams: args.name_servers.clone(),
+        registries,
     };
     blocking(move || Node::open(config)).await?.map_err(|error| {
         let hint = error.hint().unwrap_or_else(|| "`carrack doctor` tells what this host lacks".into());

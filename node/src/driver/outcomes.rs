@@ -57,6 +57,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
                 }
             }
             Event::Probed(task, run, judgement, result) => self.probed(task, run, judgement, result),
+            Event::Collected(result) => self.collected(result),
             Event::NetworkUp(result) => self.network_up(result),
             Event::Programmed(version, programmed) => {
                 self.network.programmed = self.network.programmed.max(version);
@@ -79,6 +80,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
             return;
         }
         self.step_done(task);
+        self.collecting.soon();
         let Some(facts) = self.facts.get_mut(&task) else { return };
         facts.progress = None;
         match result {

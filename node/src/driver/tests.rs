@@ -3,7 +3,9 @@
 use super::*;
 use crate::simulated::Host;
 use crate::testing::{CLUSTER, NODE, address, assigned, assignment};
-use carrack_api::{Health, NodeId, RegistryCredentials, RestartCondition, TaskReport, TaskState};
+use carrack_api::{
+    Bytes, Health, ImageCollection, NodeId, RegistryCredentials, RestartCondition, TaskReport, TaskState,
+};
 use std::path::Path;
 use std::sync::Mutex;
 use tokio::sync::oneshot;
@@ -303,6 +305,25 @@ async fn a_pull_is_shown_the_newest_credentials_of_its_stack() {
     rig.until(|host, _| host.effects("prepare").iter().any(|effect| effect.ends_with(" as bob"))).await;
     rig.host.state().prepare = None;
     rig.until(|_, report| all_passing(report)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_that_nothing_needs_go_and_the_report_says_so() {
+    let collection = ImageCollection {
+        at: Timestamp(7),
+        images: vec!["old:1".into()],
+        freed: Bytes(5 << 20),
+        used_before: 85,
+        used_after: 69,
+    };
+    let mut rig = Rig::new();
+    rig.host.state().collection = Some(collection.clone());
+    rig.start();
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(rig.host.state().spared, [], "nothing is known to be needed yet");
+    rig.assign(Assignment { images_needed: ["sha256:kept".to_owned()].into(), ..webs(1, 1) });
+    rig.until(|_, report| report.collection.as_ref() == Some(&collection)).await;
+    assert!(rig.host.state().spared[0].contains("sha256:kept"));
 }
 
 #[tokio::test(start_paused = true)]

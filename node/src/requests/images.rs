@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use carrack_api::stream::Frame;
 use carrack_api::{
@@ -101,7 +101,18 @@ impl Desk {
         }
         if policy != PullPolicy::Always {
             let wanted = reference.clone();
-            let found = self.containers.clone().blocking(move |this| this.store().get(&wanted)).await;
+            let found = self
+                .containers
+                .clone()
+                .blocking(move |this| {
+                    let found = this.store().get(&wanted)?;
+                    // It is about to be needed: no collection takes it before the deploy has said so.
+                    if let Some(image) = &found {
+                        this.store().mark_used([&image.manifest].into_iter(), SystemTime::now())?;
+                    }
+                    Ok(found)
+                })
+                .await;
             if let Some(image) = found.map_err(image_problem)? {
                 return done(&ResolvedImage { name, digest: image.digest.to_string() });
             }

@@ -97,6 +97,7 @@ impl Rig {
             labels: BTreeMap::new(),
             cluster: Some(ClusterId::new("cccccccccccc").unwrap()),
             upstreams: Vec::new(),
+            registries: Default::default(),
         };
         let deadline = Instant::now() + PATIENCE;
         let node = loop {
