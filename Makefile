@@ -16,7 +16,7 @@ PACKAGES := ca-certificates gcc libc6-dev libc-bin iproute2 nftables procps util
 
 export CARRACK IMAGES
 
-.PHONY: help setup build images demo demo-down test test-all bench fmt lint clean
+.PHONY: help setup build man images demo demo-down test test-all bench fmt lint clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ setup: ## install the Debian packages that building, testing and the demo need
 build: setup ## the static release binary
 	@CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="$(STATIC)" \
 	    cargo build --release --locked --target $(TARGET) -p carrack -p carrack-integration
+
+man: build ## manual pages of all verbs, in $(TARGET_DIR)/man
+	@$(CARRACK) man $(TARGET_DIR)/man >/dev/null && echo "man -l $(TARGET_DIR)/man/carrack.1"
 
 images: setup ## real images from Debian packages, in $(IMAGES)
 	@integration/images/build.sh $(IMAGES)
@@ -53,9 +56,9 @@ test-all: test ## what CI runs
 # Peers that benchmarks compare with; what is not installed is skipped with a line that says so.
 PEER_PACKAGES := docker.io podman crun runc conmon
 
-bench: build images ## benchmarks beside peers; NAME=deploy: those whose name starts so; PEERS=install: install the peers first
+bench: build images ## benchmarks beside peers; NAME=deploy: those whose name starts so; PEERS=install|none: install the peers, or leave them out
 	@[ "$(PEERS)" != install ] || integration/setup.sh $(PEER_PACKAGES)
-	@BENCH_OUT=$(TARGET_DIR)/bench $(dir $(CARRACK))carrack-bench $(NAME)
+	@BENCH_OUT=$(TARGET_DIR)/bench PEERS=$(PEERS) $(dir $(CARRACK))carrack-bench $(NAME)
 
 clean: ## remove what was built
 	cargo clean

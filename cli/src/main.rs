@@ -9,6 +9,7 @@ mod context;
 mod credentials;
 mod daemon;
 mod error;
+mod help;
 mod project;
 mod render;
 mod target;
@@ -18,18 +19,21 @@ mod verbs;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::args::{Cli, Command};
 use crate::context::Context;
 use crate::error::{CliError, Code, Outcome};
+use crate::help::Detail;
 use crate::terminal::Terminal;
 
 fn main() -> ExitCode {
     carrack_node::dispatch();
     restore_terminal_on_panic();
-    let outcome = match Cli::try_parse() {
+    let command = help::command(Detail::of(std::env::args_os().skip(1)));
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let outcome = match parsed {
         Ok(cli) => run(cli),
         Err(error) => not_understood(&error),
     };
@@ -81,8 +85,11 @@ fn not_understood(error: &clap::Error) -> Outcome {
     };
     let words: Vec<String> =
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let next = words.iter().position(|word| word == verb).and_then(|at| words.get(at + 1));
-    Err(commands::unknown_verb(verb, next.map(String::as_str)))
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let at = words.iter().position(|word| word == verb).unwrap_or_default();
+    // `image build`: the first word is ours, the second is not.
+    let begin = if at > 0 && commands::has_subcommands(words[at - 1]) { at - 1 } else { at };
+    Err(commands::unknown_verb(words.get(begin..).unwrap_or_default(), at - begin))
 }
 
 /// A panic in raw mode would leave a terminal that shows nothing and a message that nobody can read.

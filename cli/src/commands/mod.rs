@@ -15,6 +15,7 @@ mod lifecycle;
 mod list;
 mod login;
 mod logs;
+mod man;
 mod port;
 mod run;
 mod scale;
@@ -77,6 +78,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
         Command::Version => version::run(context).await,
         Command::Defaults => defaults::run(context),
         Command::Completions(args) => completions(&args),
+        Command::Man(args) => man::run(&args, context),
     }
 }
 
@@ -87,17 +89,26 @@ fn completions(args: &CompletionsArgs) -> Outcome {
     Ok(Code::Ok)
 }
 
-/// The answer to a verb that is none of ours.
-pub(crate) fn unknown_verb(verb: &str, next: Option<&str>) -> CliError {
+/// Whether one of our verbs has verbs of its own, like `image`.
+pub(crate) fn has_subcommands(verb: &str) -> bool {
+    Cli::command().find_subcommand(verb).is_some_and(clap::Command::has_subcommands)
+}
+
+/// The answer to what is no command of ours: `words` from its first word on, of which so many are.
+pub(crate) fn unknown_verb(words: &[&str], known: usize) -> CliError {
     let command = Cli::command();
-    let error = CliError::usage(format!("unknown command `{verb}`"));
-    if let Some(ours) = verbs::ours(verb, next) {
-        return error.hint(ours);
+    let verb = words.get(known).copied().unwrap_or_default();
+    let parent = words.first().filter(|_| known > 0).and_then(|first| command.find_subcommand(first));
+    let typed = words[..words.len().min(known + 1)].join(" ");
+    let error = CliError::usage(format!("unknown command `{typed}`"));
+    if let Some(answer) = verbs::answer(words, &|verb| command.find_subcommand(verb).is_some()) {
+        return error.hint(answer);
     }
-    let known = command.get_subcommands().map(clap::Command::get_name);
-    match target::nearest(verb, known) {
-        Some(near) => error.hint(format!("did you mean `carrack {near}`?")),
-        None => error.hint("`carrack --help` lists the commands"),
+    let path = parent.map(|parent| format!("{} ", parent.get_name())).unwrap_or_default();
+    let names = parent.unwrap_or(&command).get_subcommands().filter(|verb| !verb.is_hide_set());
+    match target::nearest(verb, names.map(clap::Command::get_name)) {
+        Some(near) => error.hint(format!("did you mean `carrack {path}{near}`?")),
+        None => error.hint(format!("`carrack {path}--help` lists the commands")),
     }
 }
 
@@ -157,12 +168,16 @@ mod tests {
 
     #[test]
     fn an_unknown_verb_is_answered_with_ours() {
-        let text = unknown_verb("stack", Some("deploy")).render(false);
+        let text = unknown_verb(&["stack", "deploy"], 0).render(false);
         assert_eq!(
             text,
             "error: unknown command `stack`\nhint: with Docker Swarm's `stack deploy` you mean `carrack deploy`\n"
         );
-        assert!(unknown_verb("depoly", None).render(false).contains("did you mean `carrack deploy`?"));
-        assert!(unknown_verb("frobnicate", None).render(false).contains("carrack --help"));
+        assert!(unknown_verb(&["depoly"], 0).render(false).contains("did you mean `carrack deploy`?"));
+        assert!(unknown_verb(&["frobnicate"], 0).render(false).contains("`carrack --help` lists"));
+        assert!(
+            unknown_verb(&["image", "pul"], 1).render(false).contains("did you mean `carrack image pull`?")
+        );
+        assert!(unknown_verb(&["image", "build"], 1).render(false).contains("unknown command `image build`"));
     }
 }
