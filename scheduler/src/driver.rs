@@ -164,7 +164,10 @@ impl Cluster {
                 self.raise_epoch(report.epoch).await;
             }
             let before = observations.nodes.get(&report.node.id).map(|o| o.report.clone());
-            self.events.append(from_reports(before.as_deref(), &report, &snapshot), now);
+            self.events.append(
+                from_reports(before.as_deref(), &report, &snapshot, |task| self.events.last_of(task)),
+                now,
+            );
             self.usage.take(&report);
             let id = report.node.id.clone();
             observations

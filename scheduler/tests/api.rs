@@ -647,3 +647,174 @@ async fn a_second_scheduler_on_the_same_state_is_refused() {
     assert!(Scheduler::open(bad).unwrap_err().to_string().contains("prefix length 30"));
     fixture.stop().await;
 }
+
+impl Fixture {
+    async fn post<B: serde::Serialize>(&self, path: &str, body: &B) -> Result<StackStatus, ClientError> {
+        self.client.json(::http::Method::POST, path, Some(body), &[]).await
+    }
+
+    /// All tasks of a stack that have not ended.
+    async fn live(&self, stack: &str) -> Vec<TaskStatus> {
+        self.client.get(&format!("/v1/tasks?stack={stack}")).await.unwrap()
+    }
+}
+
+fn only(services: &[&str]) -> Selection {
+    Selection { services: services.iter().map(|s| s.parse().unwrap()).collect() }
+}
+
+/// Rollouts of it need no watching time.
+fn quick(image: &str, replicas: u32) -> ServiceSpec {
+    let mut spec = service(image, replicas);
+    spec.update.monitor = Some(Duration::ZERO);
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_outlives_a_restart_and_ends_with_a_start_or_a_deploy() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::start(dir.path());
+    let spec = stack("hello", &[("web", quick("web:1", 2)), ("redis", quick("redis:7", 1))]);
+    fixture.put(&spec).await.unwrap();
+    fixture.converged("hello", 1).await;
+    let scale = Scale { replicas: 3 };
+    let path = "/v1/services/hello/web/scale";
+    let _: ServiceStatus = fixture.client.json(::http::Method::PUT, path, Some(&scale), &[]).await.unwrap();
+
+    let missing = Fixture::problem(fixture.post("/v1/stacks/hello/stop", &only(&["wbe"])).await);
+    assert_eq!((missing.status, missing.kind.as_str()), (404, "no-service"));
+    assert_eq!(Fixture::problem(fixture.post("/v1/stacks/no/stop", &only(&[])).await).kind, "no-stack");
+    let status = fixture.post("/v1/stacks/hello/stop", &only(&[])).await.unwrap();
+    assert!(status.services.iter().all(|s| s.stopped && s.replicas == 0));
+    fixture.until("hello", |v| v.tasks.iter().all(|t| t.state.is_final())).await;
+    fixture.stop().await;
+
+    let fixture = Fixture::start(dir.path());
+    let view = fixture.converged("hello", 1).await;
+    assert!(view.stack.unwrap().services.iter().all(|s| s.stopped));
+    assert!(fixture.live("hello").await.is_empty());
+    let status = fixture.post("/v1/stacks/hello/start", &only(&["web"])).await.unwrap();
+    let replicas: Vec<(u32, bool)> = status.services.iter().map(|s| (s.replicas, s.stopped)).collect();
+    assert_eq!(replicas, [(0, true), (3, false)], "redis stays stopped, web has its scale again");
+    fixture.until("hello", |v| v.stack.as_ref().is_some_and(|s| s.services[1].passing == 3)).await;
+
+    let change = fixture.put(&spec).await.unwrap();
+    assert!(change.notes.iter().any(|n| n == "redis: it was stopped and is started again"), "{change:?}");
+    assert!(change.notes.iter().any(|n| n.starts_with("web: replicas return from 3")), "{change:?}");
+    fixture.until("hello", |v| v.stack.as_ref().is_some_and(|s| s.services[0].passing == 1)).await;
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_makes_new_tasks_and_a_set_a_new_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::start(dir.path());
+    let mut web = quick("web:1", 2);
+    web.task.container.env.insert("DB_PASSWORD".into(), Some("hunter2".into()));
+    let spec = stack("hello", &[("web", web), ("redis", quick("redis:7", 1))]);
+    fixture.put(&spec).await.unwrap();
+    fixture.converged("hello", 1).await;
+    let before = fixture.live("hello").await;
+    let status = fixture.post("/v1/stacks/hello/restart", &only(&["web"])).await.unwrap();
+    assert_eq!(status.revision, 2);
+    let after = fixture
+        .until("hello", |v| {
+            let live = || v.tasks.iter().filter(|t| !t.state.is_final());
+            let new = live().filter(|t| !before.iter().any(|old| old.id == t.id)).count();
+            new == 2
+                && live().count() == 3
+                && v.stack
+                    .as_ref()
+                    .is_some_and(|s| s.services.iter().all(|s| s.rollout == Rollout::Converged))
+        })
+        .await;
+    assert!(after.tasks.iter().any(|t| t.service.service.as_str() == "redis" && t.id == before[0].id));
+    assert_eq!(fixture.put(&spec).await.unwrap().revision, 2, "the file is the same");
+
+    let set = |body: SetService, basis: &'static str| {
+        let client = fixture.client.clone();
+        async move {
+            let headers = [("if-match", basis)];
+            let path = "/v1/services/hello/web";
+            client.json::<_, StackChange>(::http::Method::PATCH, path, Some(&body), &headers).await
+        }
+    };
+    let body = SetService {
+        image: Some("web:2".into()),
+        env: [("A".into(), Some("b".into()))].into(),
+        replicas: Some(1),
+        ..Default::default()
+    };
+    assert_eq!(Fixture::problem(set(body.clone(), "\"1\"").await).kind, "revision-mismatch");
+    let change = set(body.clone(), "\"2\"").await.unwrap();
+    assert_eq!((change.revision, change.services[1].kind), (3, ChangeKind::Replace));
+    assert!(change.notes[0].contains("the next deploy of the file"), "{change:?}");
+    assert_eq!(set(body, "\"3\"").await.unwrap().revision, 3, "as it is already");
+    let missing = SetService { image: Some("missing:1".into()), ..Default::default() };
+    assert_eq!(Fixture::problem(set(missing, "\"3\"").await).kind, "image-not-found");
+    let tiny = SetService { memory: Some(Bytes(1)), ..Default::default() };
+    assert_eq!(Fixture::problem(set(tiny, "\"3\"").await).kind, "invalid-spec");
+    fixture.converged("hello", 3).await;
+    let shown: StackSpec = fixture.client.get("/v1/stacks/hello/spec").await.unwrap();
+    let container = &shown.services["web"].task.container;
+    assert_eq!(container.image_digest.as_deref(), Some("sha256:web:2"));
+    assert!(container.env.contains_key("DB_PASSWORD"), "what is never shown is not lost");
+    let change = fixture.put(&spec).await.unwrap();
+    assert!(change.notes.iter().any(|n| n.contains("what `carrack set` changed")), "{change:?}");
+
+    let task = fixture.live("hello").await[0].id;
+    let signal = |text: &str| SendSignal { signal: text.into() };
+    let path = format!("/v1/tasks/{task}/signal");
+    let sent = fixture.client.json::<_, ()>(::http::Method::POST, &path, Some(&signal("HUP")), &[]).await;
+    assert!(sent.is_ok(), "{sent:?}");
+    let sent = fixture.client.json::<_, ()>(::http::Method::POST, &path, Some(&signal("NO")), &[]).await;
+    assert_eq!(Fixture::problem(sent).kind, "invalid-signal");
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_one_off_task_stands_beside_its_service_until_it_or_its_stack_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::start(dir.path());
+    let mut web = quick("web:1", 1);
+    web.ports = vec![published(8080)];
+    fixture.put(&stack("hello", &[("web", web), ("redis", quick("redis:7", 1))])).await.unwrap();
+    fixture.converged("hello", 1).await;
+    let run = |body: serde_json::Value| {
+        let client = fixture.client.clone();
+        async move { client.json::<_, RunStatus>(::http::Method::POST, "/v1/runs", Some(&body), &[]).await }
+    };
+    let web = "hello/web";
+    let first = run(serde_json::json!({ "service": web, "command": ["true"] })).await.unwrap();
+    assert_eq!((first.run.to_string().as_str(), first.remove), ("hello/web.run-1", false));
+    let named = run(serde_json::json!({ "service": web, "name": "x" })).await.unwrap();
+    assert_eq!(named.run.to_string(), "hello/web.run-x");
+    let again = run(serde_json::json!({ "service": web, "name": "x" })).await;
+    assert_eq!(Fixture::problem(again).kind, "name-taken");
+    let taken =
+        run(serde_json::json!({ "service": web, "ports": [{ "target": 80, "published": 8080 }] })).await;
+    assert_eq!(Fixture::problem(taken).kind, "port-taken");
+    let bad = run(serde_json::json!({ "service": web, "working_dir": "x" })).await;
+    assert_eq!(Fixture::problem(bad).kind, "invalid-spec");
+    assert_eq!(Fixture::problem(run(serde_json::json!({ "service": "hello/no" })).await).kind, "no-service");
+
+    let running = |view: &StackView, count: usize| {
+        let runs = view.stack.as_ref().map(|s| s.runs.clone()).unwrap_or_default();
+        runs.len() == count && runs.iter().all(|r| r.state == TaskState::Running)
+    };
+    let view = fixture.until("hello", |view| running(view, 2)).await;
+    assert_eq!(view.stack.unwrap().services[1].running, 1, "they are nobody's replicas");
+    assert!(view.tasks.iter().filter(|t| t.service.service.as_str().contains(".run-")).all(|t| t.slot == 0));
+    fixture.client.delete("/v1/runs/hello/web.run-1").await.unwrap();
+    fixture.until("hello", |view| running(view, 1)).await;
+    let gone = fixture.client.delete("/v1/runs/hello/web.run-1").await;
+    assert_eq!(Fixture::problem(gone).kind, "no-run");
+    // It outlives the scheduler, and goes with its stack.
+    fixture.stop().await;
+    let fixture = Fixture::start(dir.path());
+    fixture.until("hello", |view| running(view, 1)).await;
+    fixture.client.delete("/v1/stacks/hello").await.unwrap();
+    fixture.until("hello", |view| view.stack.is_none()).await;
+    assert!(fixture.client.get::<Vec<RunStatus>>("/v1/runs").await.unwrap().is_empty());
+    fixture.stop().await;
+}

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use carrack_api::defaults::EVENTS_KEPT;
-use carrack_api::{Event, Timestamp};
+use carrack_api::{Event, TaskId, Timestamp};
 use tokio::sync::watch;
 
-pub(crate) use reports::from_reports;
+pub(crate) use reports::{Told, from_reports};
 
 use crate::plan::EventDraft;
 
@@ -136,6 +136,13 @@ impl EventLog {
         let inner = self.lock();
         let from = inner.events.partition_point(|e| e.id <= id);
         inner.events.range(from..).filter(|e| since.is_none_or(|since| e.at >= since)).cloned().collect()
+    }
+
+    /// The last thing told of a task's runs.
+    pub(crate) fn last_of(&self, task: TaskId) -> Option<Told> {
+        let inner = self.lock();
+        let mut of_task = inner.events.iter().rev().filter(|e| e.task == Some(task));
+        of_task.find_map(|e| Some(Told { kind: e.kind.clone(), run: e.run? }))
     }
 
     /// The id of the newest event, marked whenever there is a newer one.

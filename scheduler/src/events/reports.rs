@@ -1,18 +1,36 @@
 //! Events that follow from two reports in a row. Pure.
 
-use carrack_api::{Health, ImageCollection, NodeReport, TaskReport, TaskState};
+use carrack_api::{Health, ImageCollection, NodeReport, TaskId, TaskReport, TaskState};
 
 use crate::plan::{EventDraft, slot_name};
-use crate::store::Snapshot;
+use crate::store::{Snapshot, TaskRecord};
 
-/// What happened to tasks between two reports. The first report of a session tells nothing new.
+/// The kind of a crash.
+const CRASHED: &str = "task.crashed";
+
+/// The last thing told of a task's run: what kind, and of which run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) kind: String,
+    pub(crate) run: u32,
+}
+
+/// What happened to tasks between two reports. The first report after a start is compared with what was told before: what a
+/// task did while no daemon ran is told then.
 pub(crate) fn from_reports(
     before: Option<&NodeReport>,
     after: &NodeReport,
     state: &Snapshot,
+    told: impl Fn(TaskId) -> Option<Told>,
 ) -> Vec<EventDraft> {
-    let Some(before) = before else { return Vec::new() };
     let mut events = Vec::new();
+    let Some(before) = before else {
+        for task in &after.tasks {
+            let Some((record, last)) = state.tasks.get(&task.task).zip(told(task.task)) else { continue };
+            events.extend(missed(&last, task).into_iter().map(|(kind, text)| of(record, task, kind, &text)));
+        }
+        return events;
+    };
     if after.collection != before.collection
         && let Some(collection) = &after.collection
     {
@@ -21,17 +39,33 @@ pub(crate) fn from_reports(
     for task in &after.tasks {
         let Some(record) = state.tasks.get(&task.task) else { continue };
         let old = before.tasks.iter().find(|t| t.task == task.task);
-        for (kind, text) in changes(old, task) {
-            events.push(EventDraft {
-                kind,
-                subject: slot_name(&record.service, record.slot),
-                message: format!("{} {text}", task.task),
-                task: Some(task.task),
-                run: Some(task.run),
-            });
-        }
+        events.extend(changes(old, task).into_iter().map(|(kind, text)| of(record, task, kind, &text)));
     }
     events
+}
+
+fn of(record: &TaskRecord, task: &TaskReport, kind: &'static str, text: &str) -> EventDraft {
+    EventDraft {
+        kind,
+        subject: slot_name(&record.service, record.slot),
+        message: format!("{} {text}", task.task),
+        task: Some(task.task),
+        run: Some(task.run),
+    }
+}
+
+/// What a task did while nobody listened.
+fn missed(last: &Told, new: &TaskReport) -> Vec<(&'static str, String)> {
+    let mut out = Vec::new();
+    let again = new.run > last.run;
+    let waits = new.run == last.run && new.state < TaskState::Running && last.kind != CRASHED;
+    if let Some(exit) = new.exit.as_ref().filter(|exit| (again || waits) && !exit.success()) {
+        out.push((CRASHED, format!("crashed: {} while no daemon ran", exit.describe())));
+    }
+    if again {
+        out.push(("task.restarted", format!("restarted, run {}", new.run)));
+    }
+    out
 }
 
 /// Images named in an event; the rest are counted.
@@ -58,7 +92,7 @@ fn changes(old: Option<&TaskReport>, new: &TaskReport) -> Vec<(&'static str, Str
     if new.crashes > old.map_or(0, |o| o.crashes) {
         let why = new.exit.as_ref().map(|e| e.describe()).unwrap_or_else(|| "no exit record".into());
         let next = new.reason.as_ref().map(|r| format!("; {r}")).unwrap_or_default();
-        out.push(("task.crashed", format!("crashed: {why}{next}")));
+        out.push((CRASHED, format!("crashed: {why}{next}")));
     }
     if new.run > 1 && old.is_some_and(|o| o.run < new.run) {
         out.push(("task.restarted", format!("restarted, run {}", new.run)));
@@ -82,7 +116,7 @@ fn changes(old: Option<&TaskReport>, new: &TaskReport) -> Vec<(&'static str, Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use carrack_api::TaskId;
+    use carrack_api::{Exit, Timestamp};
 
     fn report(run: u32, state: TaskState, health: Health, crashes: u32) -> TaskReport {
         let mut report: TaskReport = serde_json::from_value(serde_json::json!({
@@ -110,5 +144,28 @@ mod tests {
         assert_eq!(kinds(Some(&passing), &passing), Vec::<&str>::new());
         assert_eq!(kinds(Some(&passing), &crashed), ["task.crashed"]);
         assert_eq!(kinds(Some(&crashed), &again), ["task.restarted", "task.running", "task.passing"]);
+    }
+
+    #[test]
+    fn what_a_task_did_while_no_daemon_ran_is_told_once() {
+        let exit =
+            |code| Exit { code, signal: None, oom: false, peak_memory: None, at: Timestamp(1), error: None };
+        let told = |kind: &str, run| Told { kind: kind.into(), run };
+        let said = |last: &Told, new: &TaskReport| -> Vec<String> {
+            missed(last, new).into_iter().map(|(kind, text)| format!("{kind}: {text}")).collect()
+        };
+        let mut again = report(2, TaskState::Running, Health::Passing, 1);
+        again.exit = Some(exit(42));
+        assert_eq!(
+            said(&told("task.passing", 1), &again),
+            ["task.crashed: crashed: exit code 42 while no daemon ran", "task.restarted: restarted, run 2"]
+        );
+        assert!(said(&told("task.running", 2), &again).is_empty(), "an adopted run is no news");
+        let mut waits = report(1, TaskState::Starting, Health::Unknown, 1);
+        waits.exit = Some(exit(1));
+        assert_eq!(said(&told("task.passing", 1), &waits).len(), 1);
+        assert!(said(&told("task.crashed", 1), &waits).is_empty(), "it was told before");
+        again.exit = Some(exit(0));
+        assert_eq!(said(&told("task.passing", 1), &again), ["task.restarted: restarted, run 2"]);
     }
 }
