@@ -77,6 +77,8 @@ pub struct Prepared {
     pub mounts: Vec<ReadyMount>,
     /// Devices of the spec, looked up on the host.
     pub devices: Vec<DeviceNode>,
+    /// The working directory is there, and no mount can lead it elsewhere.
+    pub working_dir_is_plain: bool,
 }
 
 /// An OCI spec and what goes with it.

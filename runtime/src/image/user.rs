@@ -3,6 +3,8 @@
 //! The files are the image's: reads are bounded, symlinks resolve within the root, and a number
 //! out of range is an error and never root.
 
+use std::collections::HashSet;
+
 use super::error::{Error, Result};
 use super::tree::RootTree;
 
@@ -129,11 +131,12 @@ fn find_group(whole: &str, text: &str, group: &[u8]) -> Result<u32> {
 /// Groups that list `user` as a member, without the primary one.
 fn groups_of(whole: &str, user: &str, primary: u32, group: &[u8]) -> Result<Vec<u32>> {
     let mut gids = Vec::new();
+    let mut seen = HashSet::from([primary]);
     for fields in lines(group) {
         let [_, _, gid, members, ..] = fields[..] else { continue };
         if members.split(',').any(|member| member == user) {
             let gid = id(whole, gid)?;
-            if gid != primary && !gids.contains(&gid) {
+            if seen.insert(gid) {
                 gids.push(gid);
             }
             if gids.len() > MAX_GROUPS {

@@ -197,7 +197,10 @@ impl Supervisor {
         self.record.stop_signal = bundle.stop_signal;
         self.record.warnings = bundle.warnings.clone();
         at("create.19-container")?;
-        let container = create::create(&self.run, request, &bundle, program, own_exe)?;
+        let working_dir = bundle::working_dir(request)?;
+        let container = create::create(&self.run, request, &bundle, program, own_exe).map_err(|error| {
+            targets::blame_working_dir(error, prepared.working_dir_is_plain, &working_dir)
+        })?;
         at("create.20-created")?;
         self.record.init = Some(container.init);
         self.record.stdin_fd = container.stdio.stdin_fd();

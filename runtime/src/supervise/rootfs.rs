@@ -49,7 +49,8 @@ pub(super) fn prepare(parts: Parts<'_>) -> Result<Prepared, StartError> {
     ready.retain(|file| !own.iter().any(|mount| mount.target == file.target));
     ready.extend(own);
     targets::settle_all(&root, &mut ready, &parts.devices)?;
-    targets::working_dir_in_mount(&root, &ready, &bundle::working_dir(request)?)?;
+    let working_dir = bundle::working_dir(request)?;
+    let working_dir_is_plain = targets::working_dir_in_mount(&root, &ready, &working_dir)?;
     Ok(Prepared {
         rootfs,
         cgroup: parts.cgroup.path().to_owned(),
@@ -58,6 +59,7 @@ pub(super) fn prepare(parts: Parts<'_>) -> Result<Prepared, StartError> {
         user,
         mounts: ready,
         devices: parts.devices,
+        working_dir_is_plain,
     })
 }
 

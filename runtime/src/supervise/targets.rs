@@ -124,13 +124,13 @@ fn fits(root: &OwnedFd, mount: &ReadyMount) -> Result<(), &'static str> {
     }
 }
 
-/// Makes the working directory where it is inside a mount, as Docker does. What a symlink there leads to is left to the
-/// container itself.
+/// Makes the working directory where it is inside a mount, as Docker does, and says whether that was done. Where a symlink or a
+/// file of the mount is in the way, what comes of it is left to the container itself.
 pub(super) fn working_dir_in_mount(
     root: &OwnedFd,
     mounts: &[ReadyMount],
     working_dir: &str,
-) -> Result<(), StartError> {
+) -> Result<bool, StartError> {
     let fail = |why: String| StartError::WorkingDir { path: working_dir.into(), why };
     let found = in_root::settle(root, working_dir).map_err(|error| fail(error.to_string()))?;
     let path = Path::new(&found);
@@ -139,18 +139,28 @@ pub(super) fn working_dir_in_mount(
         .filter(|mount| path.starts_with(&mount.target))
         .max_by_key(|mount| Path::new(&mount.target).components().count())
     else {
-        return Ok(());
+        return Ok(true);
     };
-    let MountKind::Bind { source, .. } = &mount.kind else { return Ok(()) };
-    let Some(below) = path.strip_prefix(&mount.target).ok().and_then(Path::to_str) else { return Ok(()) };
-    let dir = match super::mounts::open_root(source) {
-        Ok(dir) => dir,
-        Err(error) => return Err(fail(error.to_string())),
-    };
+    let MountKind::Bind { source, .. } = &mount.kind else { return Ok(false) };
+    let Some(below) = path.strip_prefix(&mount.target).ok().and_then(Path::to_str) else { return Ok(false) };
+    let dir = super::mounts::open_root(source).map_err(|error| fail(error.to_string()))?;
     match in_root::make_dirs_plainly(&dir, below) {
-        Ok(_) => Ok(()),
-        // A read-only source: if the directory is missing there, entering it says so.
-        Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        Ok(made) => Ok(made),
+        // If it is missing on a read-only source, entering it says so.
+        Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => Ok(false),
         Err(error) => Err(fail(error.to_string())),
+    }
+}
+
+/// libcontainer does not say which call failed. When it could not create a container whose working directory is at the mercy of
+/// a mount, that is what the user has to look at; it comes to the same every time.
+pub(super) fn blame_working_dir(error: StartError, plain: bool, working_dir: &str) -> StartError {
+    const ENTERING: [&str; 2] = ["current working directory is safe", "failed to unix syscall"];
+    match error {
+        StartError::System { why, .. } if !plain && ENTERING.iter().any(|text| why.contains(text)) => {
+            let why = "it cannot be entered: what is mounted there has no such directory, or a symlink in it leads nowhere";
+            StartError::WorkingDir { path: working_dir.into(), why: why.into() }
+        }
+        other => other,
     }
 }

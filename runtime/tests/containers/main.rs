@@ -9,8 +9,10 @@
 
 mod confined;
 mod exec;
+mod hostile;
 mod lifecycle;
 mod probe;
+mod races;
 mod real;
 mod resources;
 mod security;
@@ -36,6 +38,8 @@ fn main() {
         lifecycle::trials(),
         security::trials(),
         confined::trials(),
+        races::trials(),
+        hostile::trials(),
         resources::trials(),
         exec::trials(),
         storage::trials(),

@@ -44,6 +44,14 @@ pub(crate) fn main(arguments: &[String]) -> ! {
         println!("{}", crate::confined::session_keyring(false).unwrap_or(-1));
         std::process::exit(0);
     }
+    if let [mode, rest @ ..] = arguments
+        && mode == "swap"
+    {
+        swap(rest);
+    }
+    if arguments == ["fork-bomb"] {
+        fork_bomb();
+    }
     status();
     descriptors();
     devices();
@@ -281,4 +289,37 @@ fn hold_exe(paths: &[String]) -> ! {
         say("through", path, value);
     }
     std::process::exit(0)
+}
+
+/// Swaps directories and symlinks, as fast as it goes, until it is killed. Each argument is `DIRECTORY>WHAT ITS SYMLINK SAYS`.
+fn swap(pairs: &[String]) -> ! {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    for pair in pairs {
+        let (dir, target) = pair.split_once('>').unwrap();
+        fs::create_dir_all(format!("{dir}/inner")).unwrap();
+        std::os::unix::fs::symlink(target, format!("{dir}.link")).unwrap();
+    }
+    println!("swapping");
+    std::thread::scope(|scope| {
+        for pair in pairs {
+            let (dir, _) = pair.split_once('>').unwrap();
+            scope.spawn(move || {
+                let link = format!("{dir}.link");
+                loop {
+                    renameat_with(CWD, dir, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+        }
+    });
+    std::process::exit(1)
+}
+
+/// Forks without end, in every process that comes of it.
+#[expect(unsafe_code, reason = "fork has no safe interface")]
+fn fork_bomb() -> ! {
+    println!("lit");
+    loop {
+        // SAFETY: this process has one thread; parent and child do nothing but fork again.
+        unsafe { libc::fork() };
+    }
 }
