@@ -50,8 +50,8 @@ lint: setup ## format check and clippy, warnings denied
 test: lint build images ## every test but the long ones; needs root
 	@integration/test.sh
 
-test-all: test ## what CI runs
-	@integration/test.sh --closing-line
+test-all: test ## what CI runs: those, then the long forms of some
+	@integration/test.sh --long
 
 # Peers that benchmarks compare with; what is not installed is skipped with a line that says so.
 PEER_PACKAGES := docker.io podman crun runc conmon

@@ -2,7 +2,7 @@
 # Runs every test of the workspace and ends with a table of layers.
 #
 #   test.sh            all tests, then the table and `N passed, N failed`
-#   test.sh --closing-line   the table of the run before, so that a longer run ends with it (`make test-all`)
+#   test.sh --long     after such a run: the long forms of tests, added to its table (`make test-all`)
 #
 # A layer is told by where a test stands: src/ is pure, tests/ of the crates that need no kernel are scenarios, of integration
 # live, of the others kernel. Cargo names test files without their crate, so the table asks the tree.
@@ -10,9 +10,16 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 : "${CARRACK:?run it with make test}" "${IMAGES:?run it with make test}"
 log=${CARGO_TARGET_DIR:-target}/test.log
-if [ "${1:-}" != --closing-line ]; then
+if [ "${1:-}" != --long ]; then
     cargo test --workspace --all-features --locked --no-fail-fast 2>&1 | tee "$log"
     echo "${PIPESTATUS[0]}" >"$log.code"
+else
+    # One line each: settings of its length, then the target and the tests.
+    long() {
+        cargo test --workspace --all-features --locked --no-fail-fast "$@" 2>&1 | tee -a "$log"
+        [ "${PIPESTATUS[0]}" = 0 ] || echo 1 >"$log.code"
+    }
+    CARRACK_RACE_SECONDS=60 long --test containers -- races::
 fi
 awk -v code="$(cat "$log.code")" '
     function layer_of_crate(crate) {
