@@ -651,7 +651,8 @@ pub(crate) struct CpArgs {
 #[command(after_help = "\
 Examples:
   carrack events --since 1h
-  carrack events -f web
+  carrack events -f web            what happens from now on
+  carrack events -f --since 10m    and the ten minutes before
   carrack events -f -o json | jq -c 'select(.kind==\"task.failed\")'")]
 pub(crate) struct EventsArgs {
     /// Only of this stack, service or replica

@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(told(&["container", "logs"]), "with `container logs` you mean `carrack logs`");
         assert!(
             told(&["secret", "create"])
-                .starts_with("Docker Swarm's `secret create` is not there: a secret is")
+                .starts_with("Docker Swarm's `secret create` is not there: secrets are")
         );
         assert!(told(&["image", "build"]).contains("is not there: images are built by other tools"));
         assert_eq!(answered(&["nonsense"]), None);

@@ -108,3 +108,35 @@ fn help_fits_a_terminal() {
         }
     }
 }
+
+/// The reference in `docs/verbs.md` is the help, verb by verb, without the options that every verb has.
+#[test]
+fn the_reference_in_the_docs_is_the_help() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/verbs.md");
+    let mut text = String::from(
+        "# Verbs\n\nWhat `carrack help VERB` prints, for reading at one sitting; written by the test of the help, so it is always the\n\
+         binary's own words. `carrack man DIR` writes the same as manual pages.\n",
+    );
+    for verb in VERBS {
+        let title =
+            if verb.is_empty() { "carrack".to_owned() } else { format!("carrack {}", verb.join(" ")) };
+        text.push_str(&format!(
+            "\n## {title}\n\n```text\n{}```\n",
+            without_global_options(&help(verb), verb.is_empty())
+        ));
+    }
+    if std::env::var_os("CARRACK_UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).expect("write the reference");
+    }
+    let now = std::fs::read_to_string(&path).expect("read the reference");
+    assert!(
+        now == text,
+        "docs/verbs.md is not the help; CARRACK_UPDATE_GOLDEN=1 cargo test -p carrack --test help"
+    );
+}
+
+fn without_global_options(help: &str, keep: bool) -> String {
+    let mut paragraphs: Vec<&str> = help.trim_end().split("\n\n").collect();
+    paragraphs.retain(|paragraph| keep || !paragraph.starts_with("Options of every command:"));
+    paragraphs.join("\n\n") + "\n"
+}

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use carrack_api::Event;
 use carrack_api::client::ClientError;
+use carrack_api::{Event, Timestamp};
 
 use super::{is_away, targets, with_query};
 use crate::args::EventsArgs;
@@ -12,7 +12,7 @@ use crate::error::{CliError, Code, Outcome};
 use crate::render::style::{Style, clean, paint};
 use crate::target::Target;
 use crate::terminal::put;
-use crate::time;
+use crate::time::{self, Moment};
 
 /// Between two attempts to reach a daemon that went away, while following.
 const RECONNECT_DELAY: Duration = Duration::from_millis(500);
@@ -23,7 +23,8 @@ pub(crate) async fn run(args: &EventsArgs, context: &Context) -> Outcome {
         Some(text) => targets(context, std::slice::from_ref(text)).await?.into_iter().next(),
         None => None,
     };
-    let mut reader = Reader { context, args, target, last: None };
+    let since = from(args.since, args.follow, time::now());
+    let mut reader = Reader { context, args, target, since, last: None };
     tokio::select! {
         ended = reader.run() => ended?,
         interrupted = tokio::signal::ctrl_c() => interrupted?,
@@ -35,6 +36,7 @@ struct Reader<'a> {
     context: &'a Context,
     args: &'a EventsArgs,
     target: Option<Target>,
+    since: Option<Timestamp>,
     /// The last event that was seen, to go on after it.
     last: Option<u64>,
 }
@@ -59,8 +61,8 @@ impl Reader<'_> {
         if self.args.follow {
             query.push("follow=true".to_owned());
         }
-        if let Some(since) = self.args.since {
-            query.push(format!("since={}", since.resolve(time::now()).0));
+        if let Some(since) = self.since {
+            query.push(format!("since={}", since.0));
         }
         if let Some(last) = self.last {
             query.push(format!("after={last}"));
@@ -96,6 +98,14 @@ enum Stop {
     Cli(CliError),
 }
 
+/// From when on events are shown. Whoever follows wants what comes, unless he names a moment.
+fn from(since: Option<Moment>, follow: bool, now: Timestamp) -> Option<Timestamp> {
+    match since {
+        Some(since) => Some(since.resolve(now)),
+        None => follow.then_some(now),
+    }
+}
+
 /// The event is of the target or of a part of it.
 fn concerns(target: &Target, event: &Event) -> bool {
     if let Target::Task(task) = target {
@@ -127,7 +137,7 @@ fn line(event: &Event, colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use carrack_api::{TaskId, Timestamp};
+    use carrack_api::TaskId;
 
     fn event(subject: &str) -> Event {
         Event {
@@ -147,6 +157,15 @@ mod tests {
             line(&event("a/web.1"), false),
             "2026-01-02T03:04:05.678Z  task.failed         a/web.1 (t4): exit code 3\n"
         );
+    }
+
+    #[test]
+    fn following_begins_now_unless_a_moment_is_named() {
+        let now = Timestamp(1_000_000);
+        assert_eq!(from(None, false, now), None);
+        assert_eq!(from(None, true, now), Some(now));
+        let minute = time::parse_moment("1m").unwrap();
+        assert_eq!(from(Some(minute), true, now), Some(Timestamp(940_000)));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `carrack version`: of the command, of the daemon, and of its nodes.
 
 use carrack_api::{Info, human_duration};
+use carrack_runtime::cgroup::{CgroupMode, Cgroups};
 use serde_json::json;
 
 use crate::context::Context;
 use crate::error::{Code, Outcome};
 use crate::render::table::{Table, cut, full};
-use crate::terminal::put;
+use crate::terminal::{put, say};
 use crate::time;
 
 /// `carrack version`. Without a daemon it tells its own version before it says so. As JSON it is the daemon's word, with the
@@ -21,6 +22,7 @@ pub(crate) async fn run(context: &Context) -> Outcome {
         };
         if let Some(object) = value.as_object_mut() {
             object.insert("cli_version".into(), own.into());
+            object.insert("host".into(), json!({ "kernel": kernel(), "cgroups": cgroups() }));
         }
         context.put_json(&value)?;
         return answer.map(|_| Code::Ok).map_err(Into::into);
@@ -28,14 +30,20 @@ pub(crate) async fn run(context: &Context) -> Outcome {
     let info = match answer {
         Ok(info) => info,
         Err(error) => {
-            put(&format!("carrack  {own}\n"))?;
+            put(&format!("carrack  {own}\n{}", host()))?;
             return Err(error.into());
         }
     };
     let up = human_duration(std::time::Duration::from_secs(time::now().since(info.started_at).as_secs()));
     let mut text = format!(
-        "carrack  {own}\ndaemon   {}, pid {}, up {up}, start {} of its scheduler\ncluster  {}, addresses {}, state in {}\n\n",
-        info.version, info.pid, info.epoch, info.cluster, info.cluster_cidr, info.state_dir
+        "carrack  {own}\ndaemon   {}, pid {}, up {up}, start {} of its scheduler\ncluster  {}, addresses {}, state in {}\n{}\n",
+        info.version,
+        info.pid,
+        info.epoch,
+        info.cluster,
+        info.cluster_cidr,
+        info.state_dir,
+        host()
     );
     let mut nodes = Table::new(&[
         full("NODE"),
@@ -64,5 +72,33 @@ pub(crate) async fn run(context: &Context) -> Outcome {
     }
     text.push_str(&nodes.render(context.terminal.width(), context.terminal.colour_out()));
     put(&text)?;
+    if info.version != own {
+        say(&skew(own, &info.version));
+    }
     Ok(Code::Ok)
+}
+
+/// The host that both run on: the daemon is reached by a unix socket.
+fn host() -> String {
+    format!("host     Linux {}, {}\n", kernel(), cgroups())
+}
+
+fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn cgroups() -> String {
+    match Cgroups::detect("version").map(|cgroups| cgroups.mode().clone()) {
+        Ok(CgroupMode::V2) => "cgroup v2".into(),
+        Ok(CgroupMode::V1 { hybrid: true }) => "cgroup v1 (hybrid)".into(),
+        Ok(CgroupMode::V1 { hybrid: false }) => "cgroup v1".into(),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn skew(own: &str, daemon: &str) -> String {
+    format!(
+        "the daemon is {daemon}, this command {own}: `sudo carrack daemon --stop && sudo carrack daemon -d` makes them one; \
+         containers run on meanwhile"
+    )
 }

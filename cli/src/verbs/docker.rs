@@ -3,9 +3,8 @@
 use super::{Row, not_there, ours};
 
 const NETWORKS: &str = "networks come and go with the stack whose Compose file names them";
-const SECRETS: &str =
-    "a secret is a file that the Compose file names; `carrack deploy` takes it along, encrypted";
-const CONFIGS: &str = "a config is a file that the Compose file names; `carrack deploy` takes it along";
+const SECRETS: &str = "secrets are not served yet; mount a file, `volumes: [./key:/run/secrets/key:ro]`";
+const CONFIGS: &str = "configs are not served yet; mount a file, `volumes: [./app.conf:/etc/app.conf:ro]`";
 const ONE_HOST: &str = "a cluster is one host so far; `carrack version` shows its node";
 const BUILD: &str =
     "images are built by other tools; `carrack image load` takes what `docker save` and `buildah push` write";

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use carrack_api::defaults::STATE_DIR;
 use carrack_api::validate::validate;
 use carrack_api::{
     ChangeKind, FieldProblem, NodeId, NodeRequest, Problem, PullPolicy, PutStack, Reservations,
@@ -198,11 +197,15 @@ async fn check_external_volumes(inner: &Inner, node: &NodeId, spec: &StackSpec) 
     }
     let held: Vec<VolumeStatus> = ask(inner, node, NodeRequest::VolumeList, VOLUMES_DEADLINE).await?;
     let missing = external.into_iter().filter(|(name, _)| !held.iter().any(|v| v.name == **name));
+    let volumes = inner.config.state_dir.join("volumes");
     let problems: Vec<FieldProblem> = missing
         .map(|(name, _)| FieldProblem {
             path: format!("volumes.{name}"),
             message: format!("external volume {name} does not exist"),
-            hint: Some(format!("leave out `external`, or put its data into {STATE_DIR}/volumes/{name}")),
+            hint: Some(format!(
+                "leave out `external`, or put its data into {}",
+                volumes.join(name.as_str()).display()
+            )),
         })
         .collect();
     if problems.is_empty() { Ok(()) } else { Err(invalid("a volume is missing", problems)) }
