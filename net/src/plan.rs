@@ -220,6 +220,8 @@ fn new_links(wanted: &Kernel, present: &Kernel, steps: &mut Vec<Step>) {
                 push(steps, Op::DeleteLink { name: name.clone() }, format!("its address is {}", now.mac));
                 push(steps, make, "it had another address");
             }
+            // The alias is the last thing that a link gets: its inner end may not be configured.
+            Some(now) if now.alias.is_empty() => push(steps, make, "it was not finished"),
             Some(now) if now != link => {
                 let what = if now.up { "its alias is wrong" } else { "it is down" };
                 push(steps, Op::SetLink { name: name.clone(), link: link.clone() }, what);

@@ -127,7 +127,9 @@ fn run(state: KeepState) -> ! {
     let record = Keeper::new(state).keep();
     fail::pass("end.2-record");
     // Without a runtime directory (it was removed) there is nobody to tell.
-    child::exit_now(i32::from(write_json(&run_dir.exit(), &record).is_err()))
+    let written = write_json(&run_dir.exit(), &record);
+    fail::pass("end.3-recorded");
+    child::exit_now(i32::from(written.is_err()))
 }
 
 struct Keeper {

@@ -2,6 +2,9 @@
 //!
 //! Both are frames (see [`super::frame`]). The first frame of each is a header with format, version and index; then come
 //! objects (snapshot) or groups (log). The snapshot ends with the number of its objects. Both are replaced by rename only.
+//!
+//! Fail points, in order: `store.1-create` at the first start; `store.2-append`, `store.3-sync` and (in `writer`)
+//! `store.4-answer` of a group; `store.5-snapshot` to `store.9-reopen` of a compaction.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -87,6 +90,10 @@ pub(crate) struct Disk {
     log: File,
     log_bytes: u64,
     snapshot_bytes: u64,
+    /// The log is not folded before it is this long: folding failed before.
+    compact_from: u64,
+    /// What the log's file holds is not known: a write failed half-way. [`Disk::compact`] mends it.
+    damaged: bool,
 }
 
 impl Disk {
@@ -94,6 +101,9 @@ impl Disk {
     pub(crate) fn open(directory: &Path) -> Result<Self, DiskError> {
         let snapshot_path = directory.join("snapshot");
         let log_path = directory.join("log");
+        for name in ["snapshot", "log"] {
+            forget(&new_path(directory, name));
+        }
         let bytes = read_if_there(&snapshot_path)?;
         let mut state = match &bytes {
             Some(bytes) => read_snapshot(&snapshot_path, bytes)?,
@@ -110,7 +120,15 @@ impl Disk {
             _ => write_whole(directory, "log", &header(state.index), "store.1-create")?,
         };
         let log = open_log(&log_path, log_bytes)?;
-        Ok(Self { directory: directory.to_path_buf(), state, log, log_bytes, snapshot_bytes })
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            state,
+            log,
+            log_bytes,
+            snapshot_bytes,
+            compact_from: 0,
+            damaged: false,
+        })
     }
 
     /// The state that the files hold.
@@ -118,8 +136,9 @@ impl Disk {
         &self.state
     }
 
-    /// Makes a group durable, with the state after it. When writing fails the file is cut back to what it was.
-    pub(crate) fn append(&mut self, group: &Group, after: Snapshot) -> Result<(), AppendError> {
+    /// Makes a group durable, with the state after it. When writing fails the file is cut back to what it was; where that cannot
+    /// be, the files are damaged until [`Disk::compact`] succeeds, and the group may be in them until then.
+    pub(crate) fn append(&mut self, group: &Group, after: Snapshot) -> std::io::Result<()> {
         let frame = frame::encode(&to_json(group));
         let written = fail::point("store.2-append").and_then(|()| self.log.write_all(&frame));
         if let Err(source) = written {
@@ -127,14 +146,13 @@ impl Disk {
                 .log
                 .set_len(self.log_bytes)
                 .and_then(|()| self.log.seek(SeekFrom::Start(self.log_bytes)));
-            return Err(if cut.is_ok() {
-                AppendError::Refused(source)
-            } else {
-                AppendError::Unknown(source)
-            });
+            self.damaged = cut.is_err();
+            return Err(source);
         }
         // After a failed fdatasync the kernel may have dropped the pages: nothing is known about the file any more.
-        fail::point("store.3-sync").and_then(|()| self.log.sync_data()).map_err(AppendError::Unknown)?;
+        self.damaged = true;
+        fail::point("store.3-sync").and_then(|()| self.log.sync_data())?;
+        self.damaged = false;
         self.log_bytes += frame.len() as u64;
         self.state = after;
         Ok(())
@@ -142,12 +160,25 @@ impl Disk {
 
     /// The log is long enough to be folded into the snapshot.
     pub(crate) fn wants_compaction(&self) -> bool {
-        self.log_bytes > LOG_COMPACT_BYTES.max(2 * self.snapshot_bytes)
+        self.log_bytes > LOG_COMPACT_BYTES.max(2 * self.snapshot_bytes).max(self.compact_from)
+    }
+
+    /// Whether the log must be made anew before anything can be appended.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged
     }
 
     /// Writes the state as a snapshot and starts an empty log. A crash at any point leaves a readable pair: records of the old
-    /// log that the snapshot holds already are skipped by their index.
+    /// log that the snapshot holds already are skipped by their index. After a failure the old log is gone on with where that is
+    /// certain to be the one of its name.
     pub(crate) fn compact(&mut self) -> Result<(), DiskError> {
+        self.compact_from = self.log_bytes + LOG_COMPACT_BYTES;
+        self.fold()?;
+        self.compact_from = 0;
+        Ok(())
+    }
+
+    fn fold(&mut self) -> Result<(), DiskError> {
         self.at("store.5-snapshot")?;
         let mut bytes = header(self.state.index);
         let objects = self.state.objects();
@@ -158,10 +189,12 @@ impl Disk {
         bytes.extend(frame::encode(&to_json(&Part::End { objects: count })));
         self.snapshot_bytes = write_whole(&self.directory, "snapshot", &bytes, "store.6-snapshot-rename")?;
         self.at("store.7-log")?;
+        self.damaged = true;
         self.log_bytes =
             write_whole(&self.directory, "log", &header(self.state.index), "store.8-log-rename")?;
         self.at("store.9-reopen")?;
         self.log = open_log(&self.directory.join("log"), self.log_bytes)?;
+        self.damaged = false;
         Ok(())
     }
 
@@ -173,15 +206,6 @@ impl Disk {
             source,
         })
     }
-}
-
-/// Why a group was not made durable.
-#[derive(Debug)]
-pub(crate) enum AppendError {
-    /// It is not in the file; the store goes on.
-    Refused(std::io::Error),
-    /// It may or may not be in the file; the store must not go on.
-    Unknown(std::io::Error),
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
@@ -292,17 +316,33 @@ fn open_log(path: &Path, length: u64) -> Result<File, DiskError> {
     Ok(log)
 }
 
+fn new_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.new"))
+}
+
+/// Removes what was not finished; where that cannot be, the next one is written over it.
+fn forget(temporary: &Path) {
+    let _ = std::fs::remove_file(temporary);
+}
+
 /// Replaces a file by temporary file, fsync, rename and fsync of the directory; answers its length. `step` is passed before the
 /// rename.
 fn write_whole(directory: &Path, name: &str, bytes: &[u8], step: &'static str) -> Result<u64, DiskError> {
     let path = directory.join(name);
     let io = |source| DiskError::Io { path: path.clone(), did: "written", source };
-    let temporary = directory.join(format!("{name}.new"));
-    let mut file = File::create(&temporary).map_err(io)?;
-    file.write_all(bytes).map_err(io)?;
-    file.sync_all().map_err(io)?;
-    fail::point(step).map_err(io)?;
-    std::fs::rename(&temporary, &path).map_err(io)?;
+    let temporary = new_path(directory, name);
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fail::point(step)?;
+        std::fs::rename(&temporary, &path)
+    };
+    if let Err(source) = write() {
+        // A half-written file must not keep the space that is missing.
+        forget(&temporary);
+        return Err(io(source));
+    }
     File::open(directory).and_then(|d| d.sync_all()).map_err(io)?;
     Ok(bytes.len() as u64)
 }

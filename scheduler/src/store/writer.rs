@@ -1,10 +1,11 @@
 //! The thread that writes: takes what waits, checks and applies it, and makes all of it durable with one fdatasync.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::disk::{AppendError, Disk, Group};
+use super::disk::{Disk, Group};
 use super::model::{Object, Op, Txn};
 use super::tables::Snapshot;
 use super::{CommitError, Message, OBJECT_MAX_BYTES, Request, TXN_MAX_OPS};
@@ -15,36 +16,71 @@ const GROUP_TXNS: usize = 256;
 /// Bytes of objects that share one fdatasync, about.
 const GROUP_BYTES: usize = 16 << 20;
 
+/// Time between two tries to mend the files after a write that failed half-way.
+const MEND_PAUSE: Duration = Duration::from_secs(1);
+
 /// Serves transactions until all senders are gone.
 pub(super) fn run(
     mut disk: Disk,
     mut queue: mpsc::Receiver<Message>,
     publish: &watch::Sender<Arc<Snapshot>>,
 ) {
-    let mut broken: Option<String> = None;
+    let mut tried: Option<(Instant, String)> = None;
     while let Some(Message::Commit(first)) = queue.blocking_recv() {
-        if let Some(reason) = &broken {
-            answer(first, Err(CommitError::Io(reason.clone())));
+        if disk.is_damaged()
+            && let Err(reason) = mend(&mut disk, &mut tried)
+        {
+            answer(first, Err(CommitError::Io(reason)));
             continue;
         }
         let batch = Batch::collect(first, &mut queue, disk.snapshot().clone());
         let last = batch.last;
-        if let Err(reason) = batch.finish(&mut disk, publish) {
-            tracing::error!(reason, "the store stops accepting changes");
-            broken = Some(reason);
-        }
+        batch.finish(&mut disk, publish);
         if disk.wants_compaction()
             && let Err(error) = disk.compact()
         {
-            // The pair on disk is still readable, but the open log may not be the one of that name any more.
-            let reason = format!("{error}; restart the daemon");
-            tracing::error!(reason, "the store could not be compacted");
-            broken = Some(reason);
+            tracing::error!(
+                error = chain(&error),
+                "the store could not be compacted; it is tried again later"
+            );
         }
         if last {
             return;
         }
     }
+}
+
+/// Writes the files anew from what is known to be durable. A disk that is full is not asked at every request.
+fn mend(disk: &mut Disk, tried: &mut Option<(Instant, String)>) -> Result<(), String> {
+    if let Some((at, reason)) = tried
+        && at.elapsed() < MEND_PAUSE
+    {
+        return Err(reason.clone());
+    }
+    match disk.compact() {
+        Ok(()) => {
+            tracing::info!("the store's files are whole again");
+            *tried = None;
+            Ok(())
+        }
+        Err(error) => {
+            let reason = chain(&error);
+            tracing::error!(reason, "the store's files could not be written anew; it is tried again");
+            *tried = Some((Instant::now(), reason.clone()));
+            Err(reason)
+        }
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
 }
 
 /// A group while it grows: the state after it, and who waits.
@@ -90,28 +126,26 @@ impl Batch {
         self.accepted.push(request);
     }
 
-    /// Writes the group and answers everyone in it. An error means that the store must not go on.
-    fn finish(self, disk: &mut Disk, publish: &watch::Sender<Arc<Snapshot>>) -> Result<(), String> {
+    /// Writes the group and answers everyone in it.
+    fn finish(self, disk: &mut Disk, publish: &watch::Sender<Arc<Snapshot>>) {
         if self.accepted.is_empty() {
-            return Ok(());
+            return;
         }
-        let (result, after) = match disk.append(&self.group, self.state.clone()) {
+        let result = match disk.append(&self.group, self.state.clone()) {
             Ok(()) => {
                 carrack_api::fail::pass("store.4-answer");
                 let snapshot = Arc::new(self.state);
                 publish.send_replace(snapshot.clone());
-                (Ok(snapshot), Ok(()))
+                Ok(snapshot)
             }
-            Err(AppendError::Refused(error)) => (Err(CommitError::Io(error.to_string())), Ok(())),
-            Err(AppendError::Unknown(error)) => {
-                let reason = format!("a write to the log failed: {error}; restart the daemon");
-                (Err(CommitError::Io(reason.clone())), Err(reason))
+            Err(error) => {
+                tracing::error!(%error, damaged = disk.is_damaged(), "the store's log could not be written");
+                Err(CommitError::Io(error.to_string()))
             }
         };
         for request in self.accepted {
             answer(request, result.clone());
         }
-        after
     }
 }
 
