@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,6 +48,7 @@ pub struct Lab {
     registry: Option<Child>,
     before: Inventory,
     boot_id: u32,
+    environment: Vec<(String, String)>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -83,6 +84,7 @@ impl Lab {
             registry: None,
             before,
             boot_id: 1,
+            environment: Vec::new(),
             _turn: turn,
         };
         lab.wire();
@@ -173,11 +175,37 @@ impl Lab {
         command.arg(Self::carrack_binary()).arg("daemon");
         command.arg("--state-dir").arg(self.state()).arg("--runtime-dir").arg(&self.runtime_directory);
         command.arg("--socket").arg(self.socket()).args(["--hostname", "lab"]);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Variables that daemons started from now on have.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        self.environment =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     }
 
     /// Starts the daemon and waits until it answers.
     pub fn start(&mut self) {
+        self.spawn();
+        until("the daemon answers", DAEMON_READY, || {
+            if let Some(status) = self.daemon_end() {
+                panic!("the daemon ended with {status}:\n{}", self.daemon_log());
+            }
+            let ran = self.carrack(&["ls"]);
+            if ran.code == 0 { Ok(()) } else { Err(format!("{}\n{}", ran.err, self.daemon_log())) }
+        });
+    }
+
+    /// How the daemon ended by itself, if it did; then there is none any more.
+    pub fn daemon_end(&mut self) -> Option<ExitStatus> {
+        let status = self.daemon.as_mut()?.try_wait().ok().flatten()?;
+        self.daemon = None;
+        Some(status)
+    }
+
+    /// Starts the daemon and waits for nothing.
+    pub fn spawn(&mut self) {
         assert!(self.daemon.is_none(), "the lab's daemon runs already");
         let log = fs::File::options()
             .create(true)
@@ -192,18 +220,16 @@ impl Lab {
             .spawn()
             .expect("start the daemon");
         self.daemon = Some(child);
-        until("the daemon answers", DAEMON_READY, || {
-            if let Some(status) = self.daemon.as_mut().and_then(|d| d.try_wait().ok().flatten()) {
-                panic!("the daemon ended with {status}:\n{}", self.daemon_log());
-            }
-            let ran = self.carrack(&["ls"]);
-            if ran.code == 0 { Ok(()) } else { Err(format!("{}\n{}", ran.err, self.daemon_log())) }
-        });
     }
 
     /// The daemon's own log.
     pub fn daemon_log(&self) -> String {
         fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+
+    /// The daemon's PID, where there is one.
+    pub fn running_daemon(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Child::id)
     }
 
     /// The daemon's PID.
@@ -231,6 +257,19 @@ impl Lab {
         });
     }
 
+    /// `daemon --stop --stop-containers`; waits for its end.
+    pub fn stop_daemon_and_containers(&mut self) {
+        let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+        let directories = [text(&self.state()), text(&self.runtime_directory)];
+        let stop = ["daemon", "--stop", "--stop-containers", "--state-dir", &directories[0], "--runtime-dir"];
+        self.ok(&[&stop[..], &[directories[1].as_str()]].concat());
+        let mut child = self.daemon.take().expect("the daemon runs");
+        until("the daemon ends", SOON, || match child.try_wait().expect("the daemon's status") {
+            Some(_) => Ok(()),
+            None => Err("it runs"),
+        });
+    }
+
     /// What a power cut leaves: every process of the host is gone, the runtime directory is empty, the boot id is another, the
     /// network namespace is fresh. The disk stays.
     pub fn power_cut(&mut self) {
@@ -239,7 +278,7 @@ impl Lab {
             daemon.wait().expect("the daemon's end");
         }
         self.kill_everything();
-        remove_cgroups(self.cgroup_parent());
+        remove_cgroups(self.cgroup_name());
         run("ip", &["netns", "del", &self.name]);
         run("ip", &["netns", "del", &format!("{}-out", self.name)]);
         fs::remove_dir_all(&self.runtime_directory).expect("empty the runtime directory");
@@ -394,17 +433,7 @@ impl Lab {
             for stack in self.json::<Vec<carrack_api::StackStatus>>(&["ls"]) {
                 self.ok(&["rm", stack.name.as_str()]);
             }
-            let (state, runtime) = (self.state(), self.runtime_directory.clone());
-            let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
-            let directories = [text(&state), text(&runtime)];
-            let stop =
-                ["daemon", "--stop", "--stop-containers", "--state-dir", &directories[0], "--runtime-dir"];
-            self.ok(&[&stop[..], &[directories[1].as_str()]].concat());
-            let mut child = self.daemon.take().expect("the daemon runs");
-            until("the daemon ends", SOON, || match child.try_wait().expect("the daemon's status") {
-                Some(_) => Ok(()),
-                None => Err("it runs"),
-            });
+            self.stop_daemon_and_containers();
         }
         let inside = ran(self
             .host_command("sh", &["-c", "nft list tables; ip -o link; ip -o addr show dev lo"])
@@ -436,7 +465,7 @@ impl Lab {
     }
 
     /// Name of the cgroup that all runs of this lab's daemon share, once it has made its identity.
-    fn cgroup_parent(&self) -> Option<String> {
+    pub fn cgroup_name(&self) -> Option<String> {
         let text = fs::read(self.state().join("node/identity.json")).ok()?;
         let identity: serde_json::Value = serde_json::from_slice(&text).ok()?;
         Some(format!("carrack-{}", identity.get("node")?.as_str()?))
@@ -445,7 +474,7 @@ impl Lab {
     /// SIGKILL for every process that lives in the host's network namespace or in a cgroup of its daemon.
     fn kill_everything(&self) {
         let inode = fs::metadata(self.netns()).map(|m| m.ino()).ok();
-        let parent = self.cgroup_parent().map(|name| format!("/{name}/"));
+        let parent = self.cgroup_name().map(|name| format!("/{name}/"));
         until("every process of the lab is gone", SOON, || {
             let mut found = Vec::new();
             for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -483,7 +512,7 @@ impl Drop for Lab {
         self.end_registry();
         if self.netns().exists() {
             self.kill_everything();
-            remove_cgroups(self.cgroup_parent());
+            remove_cgroups(self.cgroup_name());
         }
         self.unwire();
     }
