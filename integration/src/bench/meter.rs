@@ -91,7 +91,8 @@ pub(super) fn processes(wanted: impl Fn(&str) -> bool) -> Vec<(u32, Vec<String>)
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        if !exe.file_name().and_then(|name| name.to_str()).is_some_and(&wanted) {
+        // One that runs from a detached mount has no name.
+        if !wanted(exe.file_name().and_then(|name| name.to_str()).unwrap_or_default()) {
             continue;
         }
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Our daemon as benchmarks use it: in a lab, its CPU counted, `busybox sleep` as the container.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use carrack_api::{ServiceStatus, TaskState, TaskStatus};
@@ -92,13 +92,19 @@ impl Ours {
     }
 }
 
-/// Processes of our binary whose arguments are as wanted.
+/// What a supervisor calls itself.
+const SUPERVISOR: &str = "carrack-supervisor";
+
+/// Processes of our binary whose arguments are as wanted. They are told by their first argument: supervisors run from a detached
+/// read-only view of the binary, which has no path.
 pub(super) fn pids(wanted: impl Fn(&[String]) -> bool) -> Vec<u32> {
     let binary = Lab::carrack_binary();
-    let name = binary.file_name().and_then(|name| name.to_str()).unwrap_or("carrack").to_owned();
-    // A supervisor runs from a read-only view of the binary; its name is the same.
-    let found = meter::processes(|exe| exe == name);
-    found.into_iter().filter(|(_, words)| wanted(words)).map(|(pid, _)| pid).collect()
+    let is_ours = |words: &[String]| {
+        let name = words.first().and_then(|program| Path::new(program).file_name());
+        name.is_some_and(|name| Some(name) == binary.file_name() || name == SUPERVISOR)
+    };
+    let found = meter::processes(|_| true);
+    found.into_iter().filter(|(_, words)| is_ours(words) && wanted(words)).map(|(pid, _)| pid).collect()
 }
 
 /// The keepers of containers.

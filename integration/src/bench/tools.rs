@@ -18,9 +18,14 @@ fn package(program: &str) -> &str {
     }
 }
 
-/// Whether a peer is installed.
+/// Whether a peer is installed, and wanted.
 pub(super) fn is_there(program: &str) -> bool {
-    find(program).is_some()
+    !is_alone() && find(program).is_some()
+}
+
+/// `PEERS=none`: only ours is measured.
+fn is_alone() -> bool {
+    std::env::var_os("PEERS").is_some_and(|peers| peers == "none")
 }
 
 /// The program of a peer.
@@ -35,6 +40,9 @@ fn find(program: &str) -> Option<PathBuf> {
 /// Says which peers are not compared with, and how they would be.
 #[expect(clippy::print_stderr, reason = "a command line program")]
 pub(super) fn tell_absent() {
+    if is_alone() {
+        return eprintln!("SKIPPED: all peers, as PEERS=none says");
+    }
     for peer in PEERS.iter().filter(|peer| !is_there(peer)) {
         eprintln!(
             "SKIPPED: {peer} is not installed, nothing is compared with it; `make bench PEERS=install` or `apt-get install {}` \
