@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 
 use carrack_net::{Config, EndpointKey, Netns, Network, PortKey, PortTarget, Protocol, Tables};
 
-/// How long a client waits for anything.
+/// How long a client waits for anything; what is refused or lost on purpose takes no longer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a loaded machine may take to come to a state.
+const STATE_PATIENCE: Duration = Duration::from_secs(60);
 
 pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 pub const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
@@ -287,7 +289,7 @@ pub fn ask_udp(socket: &UdpSocket) -> io::Result<Answer> {
 
 /// Waits for a predicate; panics with its last word.
 pub fn wait_for(what: &str, mut done: impl FnMut() -> Result<(), String>) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + STATE_PATIENCE;
     loop {
         match done() {
             Ok(()) => return,
