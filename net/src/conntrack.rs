@@ -5,12 +5,15 @@
 //! Owns not: when (a drain is the node's decision).
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::error::NetError;
 use crate::model::Protocol;
 use crate::nft::batch::FAMILY_IP;
 use crate::nft::dump::body;
-use crate::socket::Socket;
+use crate::socket::{Family, Socket};
 use crate::wire::{Attr, Attrs, find, nfgen};
 
 const SUBSYSTEM: u16 = 1 << 8;
@@ -98,22 +101,82 @@ pub(crate) fn flows(socket: &mut Socket) -> Result<Vec<Flow>, NetError> {
     Ok(answers.iter().filter_map(|answer| read_flow(body(answer))).collect())
 }
 
-/// Counts the open flows that end at an endpoint.
-pub(crate) fn count(socket: &mut Socket, endpoint: Ipv4Addr) -> Result<FlowCount, NetError> {
+/// The flow table, read once for all who ask at about the same time.
+///
+/// The kernel finds flows by walking its whole hash table, some 10 ms on a host of 24 GiB however few there are. A hundred tasks that
+/// stop together would walk it three hundred times.
+#[derive(Debug)]
+pub(crate) struct FlowTable {
+    /// How many have asked and not been served.
+    waiting: AtomicUsize,
+    reader: Mutex<Reader>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    socket: Socket,
+    /// The last reading and when it began, kept only while others wait.
+    last: Option<(Instant, Vec<Flow>)>,
+}
+
+impl FlowTable {
+    /// Of the network namespace of this thread.
+    pub(crate) fn open() -> Result<Self, NetError> {
+        let reader = Reader { socket: Socket::open(Family::Netfilter)?, last: None };
+        Ok(Self { waiting: AtomicUsize::new(0), reader: Mutex::new(reader) })
+    }
+
+    /// All flows.
+    pub(crate) fn flows(&self) -> Result<Vec<Flow>, NetError> {
+        self.read(|_, flows| Ok(flows.to_vec()))
+    }
+
+    /// Counts the open flows that end at an endpoint.
+    pub(crate) fn count(&self, endpoint: Ipv4Addr) -> Result<FlowCount, NetError> {
+        self.read(|_, flows| Ok(count(flows, endpoint)))
+    }
+
+    /// Forgets the flows of a protocol that end at an endpoint; returns how many there were.
+    pub(crate) fn delete(&self, endpoint: Ipv4Addr, protocol: Protocol) -> Result<usize, NetError> {
+        self.read(|socket, flows| delete(socket, flows, endpoint, protocol))
+    }
+
+    /// Works with a reading that began after this call did.
+    fn read<T>(&self, work: impl FnOnce(&mut Socket, &[Flow]) -> Result<T, NetError>) -> Result<T, NetError> {
+        let asked = Instant::now();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_one = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
+        let Reader { socket, last } = &mut *reader;
+        let reading = match last.take() {
+            Some(known) if known.0 >= asked => known,
+            Some(_) | None => (Instant::now(), flows(socket)?),
+        };
+        let done = work(socket, &reading.1);
+        // Nobody else asked before it began: there may be a million flows, which are not kept for nothing.
+        *last = (!last_one).then_some(reading);
+        done
+    }
+}
+
+fn count(flows: &[Flow], endpoint: Ipv4Addr) -> FlowCount {
     let mut count = FlowCount::default();
-    for flow in flows(socket)?.iter().filter(|flow| flow.reply.source == endpoint && flow.open) {
+    for flow in flows.iter().filter(|flow| flow.reply.source == endpoint && flow.open) {
         match flow.protocol {
             Protocol::Tcp => count.tcp += 1,
             Protocol::Udp => count.udp += 1,
         }
     }
-    Ok(count)
+    count
 }
 
-/// Forgets the flows of a protocol that end at an endpoint; returns how many there were.
-pub(crate) fn delete(socket: &mut Socket, endpoint: Ipv4Addr, protocol: Protocol) -> Result<usize, NetError> {
-    let all = flows(socket)?;
-    let doomed = all.iter().filter(|flow| flow.reply.source == endpoint && flow.protocol == protocol);
+fn delete(
+    socket: &mut Socket,
+    flows: &[Flow],
+    endpoint: Ipv4Addr,
+    protocol: Protocol,
+) -> Result<usize, NetError> {
+    let doomed = flows.iter().filter(|flow| flow.reply.source == endpoint && flow.protocol == protocol);
     let mut deleted = 0;
     for flow in doomed {
         let tuple = write_tuple(flow.protocol, flow.original);

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 
 use crate::apply::{Applier, at};
-use crate::conntrack::{self, Flow, FlowCount};
+use crate::conntrack::{self, Flow, FlowCount, FlowTable};
 use crate::container;
 use crate::error::NetError;
 use crate::ipnet::Ipv4Net;
@@ -50,7 +50,7 @@ pub struct Network {
     state: Mutex<State>,
     reservations: Mutex<Reservations>,
     /// Conntrack has a socket of its own: counting many flows must not hold up wiring.
-    flows: Mutex<Socket>,
+    flows: FlowTable,
     node_address: Ipv4Addr,
     _lock: OwnedFd,
 }
@@ -127,7 +127,7 @@ impl Network {
         Ok(Self {
             state: Mutex::new(state),
             reservations: Mutex::new(Reservations::default()),
-            flows: Mutex::new(Socket::open(Family::Netfilter)?),
+            flows: FlowTable::open()?,
             node_address,
             _lock: lock,
         })
@@ -217,17 +217,17 @@ impl Network {
     /// lead nowhere to it and this says zero, none comes any more.
     pub fn open_flows(&self, endpoint: Ipv4Addr) -> Result<FlowCount, NetError> {
         conntrack::wait_for_packets()?;
-        conntrack::count(&mut locked(&self.flows), endpoint)
+        self.flows.count(endpoint)
     }
 
     /// Forgets the flows to an endpoint (UDP 1 s after withdrawal, TCP when the drain ends); returns how many.
     pub fn delete_flows(&self, endpoint: Ipv4Addr, protocol: Protocol) -> Result<usize, NetError> {
-        conntrack::delete(&mut locked(&self.flows), endpoint, protocol)
+        self.flows.delete(endpoint, protocol)
     }
 
     /// All TCP and UDP flows that conntrack knows.
     pub fn flows(&self) -> Result<Vec<Flow>, NetError> {
-        conntrack::flows(&mut locked(&self.flows))
+        self.flows.flows()
     }
 
     /// Takes away everything of ours: table, links, addresses, routes, rules in foreign tables. Only `ip_forward`

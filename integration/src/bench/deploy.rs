@@ -18,11 +18,11 @@ struct Round {
 }
 
 pub(super) fn one(setting: &Setting) -> Vec<Figure> {
-    run(setting, 1, 7, &[Net::Own])
+    run(setting, 1, 5, &[Net::Own])
 }
 
 pub(super) fn ten(setting: &Setting) -> Vec<Figure> {
-    run(setting, 10, 5, &[Net::Own, Net::Host])
+    run(setting, 10, 3, &[Net::Own, Net::Host])
 }
 
 pub(super) fn hundred(setting: &Setting) -> Vec<Figure> {

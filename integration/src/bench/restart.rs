@@ -19,7 +19,7 @@ use super::{Setting, alternate, milliseconds, swarm, wait};
 /// Rounds, and so tasks of ours: each fails once.
 const ROUNDS: u32 = 10;
 /// Rounds with Swarm's default delay, which take 6 s each.
-const DEFAULT_ROUNDS: usize = 3;
+const DEFAULT_ROUNDS: usize = 2;
 /// Between two looks, for what takes a tenth of a second.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
