@@ -31,7 +31,7 @@ pub const HOST_ADDRESS: &str = "192.0.2.1";
 /// The outside's address.
 pub const OUTSIDE_ADDRESS: &str = "192.0.2.2";
 /// Time a daemon may take until it answers.
-const DAEMON_READY: Duration = Duration::from_secs(20);
+const DAEMON_READY: Duration = Duration::from_secs(60);
 /// Time for a stack to become what it is to be, on a loaded machine.
 pub const SOON: Duration = Duration::from_secs(60);
 
@@ -395,11 +395,22 @@ impl Lab {
 
     /// Debian's docker-registry on the host's loopback with these images pushed; gives its `HOST:PORT`.
     pub fn registry(&mut self, images: &[&str]) -> String {
+        self.serve_registry(images, "", None)
+    }
+
+    /// [`Lab::registry`], which answers only those who know the password; `htpasswd` is `USER:HASH` with bcrypt.
+    pub fn private_registry(&mut self, images: &[&str], htpasswd: &str, user: &str, password: &str) -> String {
+        let file = self.write("htpasswd", &format!("{htpasswd}\n"));
+        let auth = format!("auth:\n  htpasswd:\n    realm: private\n    path: {file}\n");
+        self.serve_registry(images, &auth, Some(&format!("{user}:{password}")))
+    }
+
+    fn serve_registry(&mut self, images: &[&str], auth: &str, login: Option<&str>) -> String {
         const PORT: u16 = 5000;
         let config = self.write(
             "registry.yaml",
             &format!(
-                "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{PORT}\n",
+                "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{PORT}\n{auth}",
                 self.path("registry").display()
             ),
         );
@@ -413,11 +424,10 @@ impl Lab {
         for name in images {
             let from = format!("oci:{}:{name}", Self::images().join("oci").display());
             let to = format!("docker://127.0.0.1:{PORT}/{name}:1");
+            let mut arguments = vec!["--insecure-policy", "copy", "-q", "--dest-tls-verify=false"];
+            arguments.extend(login.into_iter().flat_map(|login| ["--dest-creds", login]));
             let copied = self
-                .host_command(
-                    "skopeo",
-                    &["--insecure-policy", "copy", "-q", "--dest-tls-verify=false", &from, &to],
-                )
+                .host_command("skopeo", &[&arguments[..], &[&from, &to]].concat())
                 .status()
                 .expect("run skopeo");
             assert!(copied.success(), "skopeo copy {from} {to}");

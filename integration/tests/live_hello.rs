@@ -279,6 +279,6 @@ fn a_container_that_is_killed_is_back_soon_with_its_address() {
     );
     let exit = after.exit.expect("the end of the run before is known");
     assert_eq!((exit.code, exit.signal), (137, Some(9)));
-    until("it answers", Duration::from_secs(10), || lab.get("127.0.0.1:8080", "/who"));
+    until("it answers", SOON, || lab.get("127.0.0.1:8080", "/who"));
     lab.finish();
 }

@@ -28,7 +28,7 @@ use nix::unistd::Pid;
 const DNS: &str = "169.254.1.53:53";
 const CLIENT: &str = "10.192.0.21";
 /// Longest wait for anything that must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a client waits for a reply, as the C library does by default.
 const REPLY: Duration = Duration::from_secs(5);
 

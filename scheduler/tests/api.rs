@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::DuplexStream;
 
 /// Longest wait for anything in these tests.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What the fake node is to say of tasks whose image contains a word.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use carrack_api::{ContainerSpec, Exit};
 use carrack_runtime::{ImageConfig, LogQuery, Network, RunId, Runtime, RuntimeConfig, StartRequest};
 
 /// How long anything may take before a test gives up.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
