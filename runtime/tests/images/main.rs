@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up should panic")]
 
+mod bombs;
 mod faults;
 mod fixture;
 mod gc;
@@ -23,9 +24,11 @@ fn main() {
     store::dispatch_crash_child();
     tls::dispatch_pull_child();
     faults::dispatch_pull_child();
+    bombs::dispatch_load_child();
     let tests: Vec<(&str, fn())> = [
         load::TESTS,
         hostile::TESTS,
+        bombs::TESTS,
         store::TESTS,
         pull::TESTS,
         faults::TESTS,

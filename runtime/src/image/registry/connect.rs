@@ -88,7 +88,7 @@ fn builder() -> hyper_util::client::legacy::Builder {
 /// What went wrong, without the names of the layers that pass it on.
 fn reason(error: &hyper_util::client::legacy::Error) -> String {
     let cause = StdError::source(error);
-    cause.map_or_else(|| chain(error), |cause| chain(cause))
+    cause.map_or_else(|| chain(error), chain)
 }
 
 /// Opens connections: straight, or through the proxy.

@@ -26,7 +26,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            entries: 2_000_000,
+            entries: 1_000_000,
             bytes: 64 << 30,
             ratio: 200,
             ratio_floor: 1 << 30,
