@@ -2,11 +2,12 @@
 //!
 //! Processes, mounts, links and nftables tables end with the world's PID 1. Left are the control groups and one directory; both
 //! are removed here, also after a signal, a panic inside, or a kill of the inner process. When this process itself is killed, the
-//! inner one sees its standard input end and goes; then the empty groups `carrack-bench-PID` stay until the next run.
+//! inner one sees its standard input end and goes; then empty groups and the directory stay until the next run.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -17,7 +18,9 @@ use nix::unistd::Pid;
 
 const SCRIPT: &str = include_str!("../../peers/world.sh");
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Groups of runs are called so, with the PID of the outer process.
+/// On a disk, as the state of a daemon is.
+const WORK: &str = "/var/tmp";
+/// Groups and directories of runs are called so, with the PID of the outer process.
 const PREFIX: &str = "carrack-bench-";
 /// Time for the kernel to end the processes of a world.
 const END_MAX: Duration = Duration::from_secs(20);
@@ -35,12 +38,14 @@ pub fn run(arguments: &[OsString]) -> io::Result<ExitCode> {
     }
     // Before any thread is there, so that all have it.
     signals.thread_block()?;
-    let work = tempfile::Builder::new().prefix("carrack-bench-").tempdir_in("/var/tmp")?;
     let group = format!("{PREFIX}{}", std::process::id());
-    make_groups(&group)?;
-    let result = start(&group, work.path(), arguments).and_then(|child| wait(child, signals));
+    let work = Path::new(WORK).join(&group);
+    fs::DirBuilder::new().mode(0o700).create(&work)?;
+    let result = make_groups(&group)
+        .and_then(|()| start(&group, &work, arguments))
+        .and_then(|child| wait(child, signals));
     end_groups(&group);
-    work.close()?;
+    fs::remove_dir_all(&work)?;
     result
 }
 
@@ -132,15 +137,16 @@ fn remove(dir: &Path) -> io::Result<()> {
 
 /// Takes away what runs left whose outer process was killed.
 fn sweep() {
-    for hierarchy in hierarchies() {
-        for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
-            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                let _ = remove(&entry.path());
-            }
-        }
-    }
+    hierarchies().iter().flat_map(|hierarchy| left_behind(hierarchy)).for_each(|dir| drop(remove(&dir)));
+    left_behind(Path::new(WORK)).for_each(|dir| drop(fs::remove_dir_all(dir)));
+}
+
+fn left_behind(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let pid = name.and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    })
 }
 
 /// What the inner process does first: it ends, and with it the world, when the outer one is gone; and what it starts hears the
