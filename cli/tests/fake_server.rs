@@ -10,8 +10,8 @@ use std::process::Command;
 use carrack_api::stream::Frame;
 use carrack_api::{
     Bytes, ChangeKind, Desired, ExecResult, Exit, FieldProblem, Health, HeldImage, LoadedImages, LogRecord,
-    LogStream, Problem, PublishedPort, PullProgress, Rollout, ServiceChange, ServiceStatus, StackChange,
-    StackStatus, StackView, TaskId, TaskState, TaskStatus, Timestamp,
+    LogStream, Problem, PublishedPort, PullProgress, Rollout, RunStatus, ServiceChange, ServiceStatus,
+    StackChange, StackStatus, StackView, TaskId, TaskState, TaskStatus, Timestamp,
 };
 use support::{Server, events, frames, json, problem, upgrade};
 
@@ -344,7 +344,7 @@ fn rm_refuses_a_service_and_says_what_to_do() {
     server.on("GET /v1/stacks", json(&[stack("hello", 1, Rollout::Converged)]));
     let ran = server.run(&["rm", "web"]);
     assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(ran.err.contains("hello/web is a service") && ran.err.contains("carrack scale hello/web=0"));
+    assert!(ran.err.contains("hello/web is a service") && ran.err.contains("carrack stop hello/web"));
     assert!(server.requests().iter().all(|r| !r.starts_with("DELETE")));
 }
 
@@ -384,4 +384,167 @@ fn a_reader_that_goes_away_ends_the_command_quietly() {
         .unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
+}
+
+fn stopped(name: &str, is: bool, replicas: u32) -> StackStatus {
+    let mut status = stack(name, 2, Rollout::Converged);
+    for service in &mut status.services {
+        (service.stopped, service.replicas, service.passing) = (is, replicas, replicas);
+    }
+    status
+}
+
+#[test]
+fn a_stop_waits_until_it_is_so_and_ls_says_it() {
+    let server = Server::start();
+    let all = vec![stopped("hello", true, 0)];
+    let going =
+        TaskStatus { desired: Desired::Stop, ..task(1, "hello/web", TaskState::Running, Health::Passing) };
+    let view = |tasks| StackView { stack: Some(stopped("hello", true, 0)), tasks };
+    server
+        .on("GET /v1/stacks", json(&all))
+        .on("POST /v1/stacks/hello/stop", json(&all[0]))
+        .on("GET /v1/watch?stack=hello", events(&[view(vec![going]), view(vec![])]));
+    let ran = server.run(&["stop"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.starts_with("hello is stopped, after "), "{ran:?}");
+    assert!(server.requests().iter().any(|r| r.starts_with("POST") && r.ends_with("{\"services\":[]}")));
+    let ran = server.run(&["ls"]);
+    assert!(ran.out.contains("0/0       stopped"), "{ran:?}");
+    let ran = server.run(&["stop", "hello/web", "-d", "-o", "json"]);
+    assert_eq!(serde_json::from_str::<Vec<StackStatus>>(&ran.out).unwrap(), all, "{ran:?}");
+    let ran = server.run(&["stop", "web.1"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("carrack scale hello/web=N"), "{ran:?}");
+}
+
+#[test]
+fn a_restart_that_fails_says_why_and_where_to_look() {
+    let server = Server::start();
+    let all = vec![stopped("hello", false, 1)];
+    let failed = Rollout::Failed { reason: "web.1 crashed 3 times".into() };
+    let view = StackView { stack: Some(stack("hello", 2, failed)), tasks: vec![] };
+    server
+        .on("GET /v1/stacks", json(&all))
+        .on("POST /v1/stacks/hello/restart", json(&all[0]))
+        .on("GET /v1/watch?stack=hello", events(&[view]));
+    let ran = server.run(&["restart", "web"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("the restart of hello/web failed: web.1 crashed 3 times"), "{ran:?}");
+    assert!(ran.err.contains("carrack logs hello"), "{ran:?}");
+}
+
+#[test]
+fn a_signal_goes_to_the_running_tasks() {
+    let server = Server::start();
+    let running = task(4, "hello/web", TaskState::Running, Health::Passing);
+    server
+        .on("GET /v1/stacks", json(&vec![stopped("hello", false, 1)]))
+        .on("GET /v1/tasks?stack=hello", json(&vec![running]))
+        .on("POST /v1/tasks/t4/signal", json(&()));
+    let ran = server.run(&["kill", "-s", "HUP", "web"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "hello/web.1 (t4) was sent SIGHUP\n"), "{ran:?}");
+    let ran = server.run(&["kill", "web", "-o", "json"]);
+    assert!(ran.out.contains("\"signal\": 9"), "{ran:?}");
+    let ran = server.run(&["kill", "-s", "NOPE", "web"]);
+    assert!(ran.code == 2 && ran.err.contains("is no signal"), "{ran:?}");
+}
+
+#[test]
+fn values_are_set_on_the_revision_that_is_in_force() {
+    let server = Server::start();
+    let all = vec![stopped("hello", false, 1)];
+    let view = StackView { stack: Some(all[0].clone()), tasks: vec![] };
+    server
+        .on("GET /v1/stacks", json(&all))
+        .on("GET /v1/stacks/hello", json(&all[0]))
+        .on("PATCH /v1/services/hello/web", json(&accepted(ChangeKind::Replace)))
+        .on("GET /v1/watch?stack=hello", events(&[view]));
+    let ran = server.run(&["set", "web", "env.A=b", "replicas=1"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.starts_with("hello/web is set: 1 of 1 replicas passing"), "{ran:?}");
+    let asked = server.requests().into_iter().find(|r| r.starts_with("PATCH")).unwrap();
+    assert!(asked.contains("if-match: \"2\"") && asked.contains("\"A\":\"b\""), "{asked}");
+    let ran = server.run(&["set", "web", "ports=80"]);
+    assert!(ran.code == 2 && ran.err.contains("what can be set"), "{ran:?}");
+}
+
+#[test]
+fn a_wait_prints_exit_codes_and_tells_time_from_failure() {
+    let server = Server::start();
+    let exit = Exit { code: 3, signal: None, oom: false, peak_memory: None, at: Timestamp(1), error: None };
+    let ended = TaskStatus { exit: Some(exit), ..task(1, "hello/web", TaskState::Failed, Health::Unknown) };
+    let busy = task(1, "hello/web", TaskState::Running, Health::Passing);
+    let view = |task: &TaskStatus| StackView {
+        stack: Some(stack("hello", 2, Rollout::Progressing { reason: "x".into() })),
+        tasks: vec![task.clone()],
+    };
+    server
+        .on("GET /v1/stacks", json(&vec![stopped("hello", false, 1)]))
+        .on("GET /v1/watch?stack=hello", events(&[view(&busy), view(&ended)]));
+    let ran = server.run(&["wait", "web"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "3\n"), "{ran:?}");
+    let ran = server.run(&["wait", "web", "-o", "json"]);
+    assert!(ran.out.contains("\"exit_code\": 3"), "{ran:?}");
+    let ran = server.run(&["wait", "--for", "completed", "web"]);
+    assert!(ran.code == 1 && ran.err.contains("hello/web.1 is failed"), "{ran:?}");
+    let ran = server.run(&["wait", "--for", "healthy", "--timeout", "300ms", "web"]);
+    assert!(ran.code == 4 && ran.err.contains("--timeout waits longer"), "{ran:?}");
+}
+
+#[test]
+fn a_port_is_shown_as_docker_shows_it() {
+    let server = Server::start();
+    server.on("GET /v1/stacks", json(&vec![stopped("hello", false, 1)]));
+    assert_eq!(server.run(&["port", "web", "80"]).out, "0.0.0.0:8080\n");
+    assert_eq!(server.run(&["port", "hello/web"]).out, "80/tcp -> 0.0.0.0:8080\n");
+    let ran = server.run(&["port", "web", "81"]);
+    assert!(ran.code == 1 && ran.err.contains("it publishes 80/tcp"), "{ran:?}");
+    let ran = server.run(&["port", "web", "80/sctp"]);
+    assert!(ran.code == 2 && ran.err.contains("53/udp"), "{ran:?}");
+}
+
+#[test]
+fn a_one_off_task_ends_with_the_exit_code_of_its_command() {
+    let server = Server::start();
+    let one_off = |state| RunStatus {
+        run: "hello/web.run-1".parse().unwrap(),
+        service: "web".parse().unwrap(),
+        image: "web:1".into(),
+        ports: vec![],
+        remove: true,
+        task: Some(TaskId(9)),
+        state,
+        reason: None,
+        created_at: Timestamp(0),
+    };
+    let mut status = stopped("hello", false, 1);
+    status.runs = vec![one_off(TaskState::Running)];
+    let running = TaskStatus { slot: 0, ..task(9, "hello/web.run-1", TaskState::Running, Health::Unknown) };
+    let attached = carrack_api::AttachEvent::Attached { run: 1, tty: false, stdin: false };
+    server
+        .on("GET /v1/stacks", json(&vec![status.clone()]))
+        .on("POST /v1/runs", json(&one_off(TaskState::Pending)))
+        .on("GET /v1/watch?stack=hello", events(&[StackView { stack: Some(status), tasks: vec![running] }]))
+        .on(
+            "POST /v1/tasks/t9/attach",
+            upgrade(&[
+                Frame::message(&attached).unwrap(),
+                Frame::Data(b"out\n".to_vec()),
+                Frame::done(&ExecResult { code: 7 }).unwrap(),
+            ]),
+        )
+        .on("DELETE /v1/runs/hello/web.run-1", json(&()));
+    let ran = server.run(&["run", "--rm", "-e", "A=b", "web", "sh", "-c", "exit 7"]);
+    assert_eq!((ran.code, ran.out.as_str()), (7, "out\n"), "{ran:?}");
+    let asked = server.requests().into_iter().find(|r| r.starts_with("POST /v1/runs")).unwrap();
+    assert!(
+        asked.contains("\"command\":[\"sh\",\"-c\",\"exit 7\"]") && asked.contains("\"remove\":true"),
+        "{asked}"
+    );
+    assert!(server.requests().iter().any(|r| r.starts_with("DELETE /v1/runs/hello/web.run-1")));
+    let ran = server.run(&["run", "-d", "web"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "hello/web.run-1\n"), "{ran:?}");
+    let ran = server.run(&["run", "-v", "x:y", "web"]);
+    assert!(ran.code == 2 && ran.err.contains("not absolute"), "{ran:?}");
 }

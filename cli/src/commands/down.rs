@@ -69,7 +69,7 @@ fn not_a_stack(text: &str, meant: Result<Target, CliError>) -> CliError {
     match meant {
         Ok(Target::Service(service)) => {
             CliError::usage(format!("{service} is a service; only stacks are removed")).hint(format!(
-                "take it out of the Compose file and run `carrack deploy`, or `carrack scale {service}=0`"
+                "take it out of the Compose file and run `carrack deploy`, or stop it with `carrack stop {service}`"
             ))
         }
         Ok(Target::Slot(slot)) => {

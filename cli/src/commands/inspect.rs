@@ -43,6 +43,9 @@ async fn stack(context: &Context, name: &StackName) -> Result<Value, CliError> {
 
 async fn service(context: &Context, key: &ServiceKey) -> Result<Value, CliError> {
     let (status, spec) = status_and_spec(context, &key.stack).await?;
+    if status.runs.iter().any(|run| run.run == *key) {
+        return slot(context, &SlotKey { service: key.clone(), slot: 0 }).await;
+    }
     let mut tasks = tasks_of(context, Some(&key.stack), false).await?;
     tasks.retain(|task| task.service == *key);
     let status = status.services.into_iter().find(|service| service.service == *key);

@@ -57,6 +57,7 @@ pub(super) async fn deploy(
     }
     check_basis(&inner.cluster.store.snapshot(), &spec, basis)?;
     check_ports(&inner.cluster.store.snapshot(), &spec)?;
+    check_names(&inner.cluster.store.snapshot(), &spec)?;
     let node = any_node(inner).await?;
     check_room(inner, &spec)?;
     check_external_volumes(inner, &node, &spec).await?;
@@ -66,6 +67,7 @@ pub(super) async fn deploy(
         let snapshot = inner.cluster.store.snapshot();
         check_basis(&snapshot, &spec, basis)?;
         check_ports(&snapshot, &spec)?;
+        check_names(&snapshot, &spec)?;
         let beside = inner
             .cluster
             .vault
@@ -91,7 +93,7 @@ pub(super) async fn deploy(
 }
 
 /// The credentials that are for registries of the stack's images; others are dropped.
-fn check_credentials(spec: &StackSpec, given: Logins) -> Result<Logins, Problem> {
+pub(super) fn check_credentials(spec: &StackSpec, given: Logins) -> Result<Logins, Problem> {
     let registries = credentials::registries(spec);
     let given: Logins = given.into_iter().filter(|(registry, _)| registries.contains(registry)).collect();
     let refused = |text: String| Problem::new(422, "invalid-credentials", text);
@@ -134,6 +136,19 @@ pub(super) fn check_basis(snapshot: &Snapshot, spec: &StackSpec, basis: Basis) -
         format!("stack {} {is}, the deploy was based on another", spec.name),
     )
     .hint("somebody deployed meanwhile: look at the difference and deploy again"))
+}
+
+/// Names that one-off tasks of the stack have.
+fn check_names(snapshot: &Snapshot, spec: &StackSpec) -> Result<(), Problem> {
+    let key = |name: &carrack_api::ServiceName| ServiceKey::new(spec.name.clone(), name.clone());
+    match spec.services.keys().map(key).find(|key| snapshot.runs.get(key).is_some()) {
+        None => Ok(()),
+        Some(key) => {
+            let text = format!("service {:?} has the name of a one-off task", key.service);
+            Err(Problem::new(409, "name-taken", text)
+                .hint(format!("`carrack rm {key}` takes the one-off task away")))
+        }
+    }
 }
 
 /// Ports that other stacks publish.

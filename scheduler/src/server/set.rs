@@ -13,7 +13,7 @@ use carrack_api::{
 };
 
 use super::App;
-use super::deploy::{Basis, COMMIT_TRIES, check_basis, check_room, invalid, resolve};
+use super::deploy::{Basis, COMMIT_TRIES, check_basis, check_credentials, check_room, invalid, resolve};
 use super::lifecycle::active;
 use super::nodes::any_node;
 use super::problem::{ApiResult, JsonBody, from_commit};
@@ -21,6 +21,7 @@ use super::services::{key, no_service};
 use super::stacks::{basis, tagged};
 use crate::change;
 use crate::clock;
+use crate::credentials::Logins;
 use crate::plan::EventDraft;
 use crate::store::{CommitError, Key, Object, Op, RevisionRecord, ServiceRecord, Snapshot, StackRecord, Txn};
 use crate::wiring::Inner;
@@ -40,12 +41,16 @@ pub(super) async fn set(
 ) -> ApiResult<Response> {
     let key = key(&stack, &service)?;
     let basis = basis(&headers)?;
-    let digest = digest(&inner, &key, &body).await?;
+    let (digest, given) = digest(&inner, &key, &body).await?;
     for _ in 0..COMMIT_TRIES {
         let snapshot = inner.cluster.store.snapshot();
         let step = Step::new(&snapshot, &key, &body, digest.as_deref(), basis)?;
         check_room(&inner, &step.spec)?;
-        let Some(txn) = step.txn(&snapshot) else { return Ok(answer(step.change)) };
+        let Some(mut txn) = step.txn(&snapshot) else { return Ok(answer(step.change)) };
+        if !given.is_empty() {
+            let kept = inner.cluster.vault.keep(&snapshot, &step.spec, &given, clock::now());
+            txn.ops.extend(kept.map_err(|error| Problem::internal(error.to_string()))?);
+        }
         match inner.cluster.store.commit(txn).await {
             Ok(_) => {
                 inner.cluster.events.append(vec![step.event()], clock::now());
@@ -62,9 +67,13 @@ fn answer(change: StackChange) -> Response {
     tagged(change.revision, change).into_response()
 }
 
-/// What the new image's name stands for, asked for before anything is changed.
-async fn digest(inner: &Inner, key: &ServiceKey, body: &SetService) -> Result<Option<String>, Problem> {
-    let Some(image) = &body.image else { return Ok(None) };
+/// What the new image's name stands for, asked for before anything is changed, and the credentials that are for it.
+async fn digest(
+    inner: &Inner,
+    key: &ServiceKey,
+    body: &SetService,
+) -> Result<(Option<String>, Logins), Problem> {
+    let Some(image) = &body.image else { return Ok((None, Logins::new())) };
     let mut spec = current(&inner.cluster.store.snapshot(), key)?;
     spec.services.retain(|name, _| *name == key.service);
     for service in spec.services.values_mut() {
@@ -76,8 +85,9 @@ async fn digest(inner: &Inner, key: &ServiceKey, body: &SetService) -> Result<Op
         return Err(invalid("the change is not valid", problems));
     }
     let node = any_node(inner).await?;
-    resolve(inner, &node, &mut spec, &body.credentials).await?;
-    Ok(spec.services.into_values().next().and_then(|s| s.task.container.image_digest))
+    let given = check_credentials(&spec, body.credentials.clone())?;
+    resolve(inner, &node, &mut spec, &given).await?;
+    Ok((spec.services.into_values().next().and_then(|s| s.task.container.image_digest), given))
 }
 
 fn without_dependencies(spec: &StackSpec) -> BTreeMap<carrack_api::ServiceName, ServiceSpec> {
