@@ -1,0 +1,264 @@
+//! What moves between a user and running tasks: attached streams and copied files.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use carrack_integration::lab::{Lab, SOON};
+use carrack_integration::wait::until;
+use nix::pty::{Winsize, openpty};
+
+const STREAMS: &str = r#"
+services:
+  cat:
+    image: busybox:1
+    stdin_open: true
+    restart: "no"
+    command: [sh, -c, 'echo first; while read l; do echo "got $$l"; [ "$$l" = end ] && exit 7; done; sleep 1000']
+  quiet:
+    image: busybox:1
+    command: [sh, -c, 'while echo tick; do sleep 0.2; done']
+  shell:
+    image: busybox:1
+    tty: true
+    stdin_open: true
+    command: sh
+"#;
+
+/// A CLI that runs, and what it has written so far.
+struct Running {
+    child: Child,
+    out: Arc<Mutex<String>>,
+}
+
+impl Running {
+    /// Collects what comes from `outputs`, each by a thread that ends with it.
+    fn collect(child: Child, outputs: Vec<Box<dyn Read + Send>>) -> Self {
+        let out = Arc::new(Mutex::new(String::new()));
+        for mut output in outputs {
+            let out = out.clone();
+            thread::spawn(move || {
+                let mut chunk = [0; 4096];
+                while let Ok(read @ 1..) = output.read(&mut chunk) {
+                    out.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..read]));
+                }
+            });
+        }
+        Self { child, out }
+    }
+
+    fn start(lab: &Lab, arguments: &[&str]) -> Self {
+        let mut command = lab.cli();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("start the CLI");
+        let outputs: Vec<Box<dyn Read + Send>> =
+            vec![Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        Self::collect(child, outputs)
+    }
+
+    fn said(&self) -> String {
+        self.out.lock().unwrap().clone()
+    }
+
+    #[track_caller]
+    fn until_said(&self, text: &str) {
+        until(&format!("{text:?} is shown"), SOON, || match self.said() {
+            said if said.contains(text) => Ok(()),
+            said => Err(said),
+        });
+    }
+
+    #[track_caller]
+    fn code(&mut self) -> i32 {
+        until("the command ends", SOON, || match self.child.try_wait().unwrap() {
+            Some(status) => Ok(status.code().unwrap_or(-1)),
+            None => Err(self.out.lock().unwrap().clone()),
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn streams_of_running_tasks_are_joined_and_left() {
+    let lab = Lab::started();
+    lab.load_images(&["busybox"]);
+    lab.deploy("s", STREAMS);
+    let before = lab.pids("s");
+
+    let mut first = Running::start(&lab, &["attach", "cat"]);
+    let mut second = Running::start(&lab, &["attach", "s/cat.1"]);
+    let mut input = first.child.stdin.take().unwrap();
+    // Nothing tells when the second is attached but that it hears of what the first one writes.
+    until("both hear the container", SOON, || {
+        input.write_all(b"ping\n").unwrap();
+        match (first.said().contains("got ping"), second.said().contains("got ping")) {
+            (true, true) => Ok(()),
+            heard => Err(format!("{heard:?}")),
+        }
+    });
+    assert!(!first.said().contains("first"), "what was written before is not shown: {}", first.said());
+    second.child.kill().unwrap();
+    second.child.wait().unwrap();
+    let look = Running::start(&lab, &["attach", "--no-stdin", "quiet"]);
+    look.until_said("tick");
+    let no_input = Running::start(&lab, &["attach", "quiet"]);
+    no_input.until_said("takes no input");
+    drop((look, no_input));
+
+    terminal(&lab);
+    assert_eq!(lab.pids("s"), before, "whoever goes away leaves the containers running");
+
+    input.write_all(b"end\n").unwrap();
+    first.until_said("got end");
+    assert_eq!(first.code(), 7, "the exit code is the container's");
+    let ended = lab.carrack(&["attach", "cat"]);
+    assert!(ended.code == 1 && ended.err.contains("no task of s/cat is running"), "{ended:?}");
+    let stack = lab.carrack(&["attach", "s/"]);
+    assert!(stack.code == 2 && stack.err.contains("carrack ps s"), "{stack:?}");
+    lab.finish();
+}
+
+/// A terminal of ours becomes that of the container, until the keys are typed that detach it.
+fn terminal(lab: &Lab) {
+    let size = Winsize { ws_row: 31, ws_col: 97, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(Some(&size), None).expect("a terminal");
+    let slave = || Stdio::from(pty.slave.try_clone().unwrap());
+    let mut command = lab.cli();
+    command.args(["attach", "shell"]).stdin(slave()).stdout(slave()).stderr(slave());
+    let child = command.spawn().expect("start the CLI");
+    drop((command, pty.slave));
+    let mut master = File::from(pty.master);
+    let mut attached = Running::collect(child, vec![Box::new(master.try_clone().unwrap())]);
+    // Typed again until it is heard: before the terminal is raw it is only echoed.
+    until("the shell knows the size", SOON, || {
+        master.write_all(b"stty size\n").unwrap();
+        thread::sleep(std::time::Duration::from_millis(100));
+        if attached.said().contains("31 97") { Ok(()) } else { Err(attached.said()) }
+    });
+    master.write_all(&[0x10, 0x11]).unwrap();
+    assert_eq!(attached.code(), 0, "{}", attached.said());
+    attached.until_said("runs on");
+}
+
+const FILES: &str = "
+services:
+  web:
+    image: busybox:1
+    command: sleep 1000
+    volumes: ['data:/data', 'data:/frozen:ro']
+volumes:
+  data: {}
+";
+
+#[test]
+fn files_go_in_and_out_of_running_tasks_and_nothing_escapes() {
+    let lab = Lab::started();
+    lab.load_images(&["busybox"]);
+    lab.deploy("f", FILES);
+    let inside = |script: &str| lab.ok(&["exec", "-T", "web", "sh", "-c", script]);
+    let refused = |arguments: &[&str], says: &str| {
+        let ran = lab.carrack(arguments);
+        assert!(ran.code != 0 && ran.err.contains(says), "{arguments:?} does not say {says:?}: {ran:?}");
+    };
+
+    // A tree in, and the same tree back.
+    let tree = lab.path("tree");
+    fs::create_dir_all(tree.join("sub")).unwrap();
+    fs::write(tree.join("sub/file"), vec![b'x'; 300_000]).unwrap();
+    fs::write(tree.join("run.sh"), "#!/bin/sh\necho ran\n").unwrap();
+    fs::set_permissions(tree.join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("sub/file", tree.join("link")).unwrap();
+    lab.ok(&["cp", "tree", "web:/app"]);
+    assert_eq!(inside("/app/run.sh; wc -c < /app/link; stat -c '%u %a' /app/run.sh"), "ran\n300000\n0 755\n");
+    lab.ok(&["cp", "tree", "web:/app"]);
+    assert_eq!(inside("ls /app/tree"), "link\nrun.sh\nsub\n", "into a directory that is there");
+    lab.ok(&["cp", "tree/.", "web:/data"]);
+    assert_eq!(inside("ls /frozen"), "link\nrun.sh\nsub\n", "volumes are those of the task");
+    lab.ok(&["cp", "web:/data", "back"]);
+    assert_eq!(fs::read(lab.path("back/sub/file")).unwrap(), vec![b'x'; 300_000]);
+    assert_eq!(fs::read_link(lab.path("back/link")).unwrap(), Path::new("sub/file"));
+    let copied: carrack_api::Copied = lab.json(&["cp", "web:/data/run.sh", "copy.sh"]);
+    assert_eq!((copied.entries, copied.bytes), (1, 19));
+
+    // Bad input names its object.
+    refused(&["cp", "tree/run.sh", "web:/frozen/run.sh"], "read-only");
+    refused(&["cp", "tree", "web:/app/run.sh"], "/app/run.sh");
+    refused(&["cp", "tree/run.sh", "web:/no/where"], "/no");
+    refused(&["cp", "tree/run.sh", "web:/no/"], "/no/");
+    refused(&["cp", "web:/missing", "."], "/missing: no such file");
+    refused(&["cp", "web:/dev/null", "."], "a device");
+    refused(&["cp", "missing", "web:/"], "missing: no such file");
+    refused(&["cp", "tree", "back"], "neither side");
+    refused(&["cp", "web:/a", "web:/b"], "between tasks");
+
+    // A cut archive is an error, and no half file is left.
+    let out = lab.cli().args(["cp", "web:/app", "-"]).output().unwrap();
+    assert!(out.status.success() && out.stdout.len() > 300_000);
+    for length in [out.stdout.len() - 1024, 100_000] {
+        let mut cli = lab
+            .cli()
+            .args(["cp", "-", "web:/data"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        cli.stdin.take().unwrap().write_all(&out.stdout[..length]).unwrap();
+        let ended = cli.wait_with_output().unwrap();
+        assert!(!ended.status.success(), "an archive of {length} bytes is whole");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("cut off"), "{ended:?}");
+    }
+    assert_eq!(
+        inside("find / -xdev -name '.carrack-cp*' | wc -l; ls -A /data | grep -c carrack-cp || true"),
+        "0\n0\n"
+    );
+
+    escapes(&lab, &inside);
+    lab.finish();
+}
+
+/// A container's symlinks lead nowhere but within it, also when they change all the time.
+fn escapes(lab: &Lab, inside: &dyn Fn(&str) -> String) {
+    let secret = lab.write("secret", "of the host");
+    let guarded = lab.path("guarded");
+    fs::create_dir(&guarded).unwrap();
+    let host = guarded.to_str().unwrap();
+    inside(&format!("ln -s {secret} /leak; ln -s {host} /way; ln -s / /self"));
+    let leak = lab.carrack(&["cp", "-L", "web:/leak", "leaked"]);
+    assert!(leak.code != 0 && !lab.path("leaked").exists(), "{leak:?}");
+    lab.ok(&["cp", "web:/leak", "link"]);
+    assert!(fs::symlink_metadata(lab.path("link")).unwrap().is_symlink(), "the link itself is copied");
+    let way = lab.carrack(&["cp", "tree/run.sh", "web:/way/run.sh"]);
+    assert!(way.code != 0, "{way:?}");
+    lab.ok(&["cp", "tree/run.sh", "web:/self/tmp.sh"]);
+    assert_eq!(inside("cat /tmp.sh | wc -c"), "19\n");
+
+    // A set-user-id program of the container does not become one of whoever copies it.
+    inside("cp /bin/busybox /suid; chown 1000 /suid; chmod 4755 /suid");
+    lab.ok(&["cp", "web:/suid", "."]);
+    let found = fs::metadata(lab.path("suid")).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o755));
+    lab.ok(&["cp", "-a", "web:/suid", "kept"]);
+    let found = fs::metadata(lab.path("kept")).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o7777), (1000, 0o4755));
+
+    inside(&format!(
+        "(while :; do mkdir -p /race; touch /race/f; rm -rf /race; ln -s {host} /race; rm -f /race; done) >/dev/null 2>&1 &"
+    ));
+    for _ in 0..20 {
+        // Whether it succeeds depends on the moment.
+        lab.carrack(&["cp", "tree", "web:/race/in"]);
+        lab.carrack(&["cp", "-q", "web:/race", "raced"]);
+    }
+    assert_eq!(fs::read_dir(&guarded).unwrap().count(), 0, "nothing came out of the container");
+    assert_eq!(fs::read_to_string(lab.path("secret")).unwrap(), "of the host");
+}
