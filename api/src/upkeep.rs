@@ -93,7 +93,7 @@ pub enum DnsSource {
     Unknown,
 }
 
-/// An image in full; `GET /v1/images/{reference}/inspect`.
+/// An image in full; `GET /v1/images/inspect?reference=NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImageDetails {
     /// Its names, normalised.

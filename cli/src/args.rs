@@ -106,6 +106,10 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Copy files between here and a running task
     Cp(CpArgs),
+    /// Show what running tasks use, each second
+    Stats(StatsArgs),
+    /// Show what a name resolves to, and why
+    Dns(DnsArgs),
     /// Show what happened
     Events(EventsArgs),
     /// Remove stacks or one-off tasks; volumes stay unless -v
@@ -114,9 +118,9 @@ pub(crate) enum Command {
     Login(LoginArgs),
     /// Forget the credentials for a registry
     Logout(LogoutArgs),
-    /// Load, pull, list and remove images
+    /// Load, pull, save, list and remove images
     Image(ImageArgs),
-    /// List and remove volumes
+    /// List, inspect and remove volumes
     Volume(VolumeArgs),
     /// Check what this host offers and lacks; needs no daemon
     Doctor(DoctorArgs),
@@ -650,6 +654,41 @@ pub(crate) struct CpArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  carrack stats                      the stack that is here, else all tasks
+  carrack stats web db               some services
+  carrack stats --no-stream -o json | jq .memory
+
+CPU is in percent of one CPU. With -o json each sample is a line.")]
+pub(crate) struct StatsArgs {
+    /// Stacks, services, replicas or tasks
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// Show one sample of each and end
+    #[arg(long)]
+    pub no_stream: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack dns web.hello            as the host and every network see it
+  carrack dns web --from hello/db  as a task of db gets it
+  carrack dns 10.192.0.5           whose address that is
+
+A task asks for web, web.STACK, 2.web (one replica) or tasks.web (all of them that are passing); the host for web.STACK. Exit
+code 1 when nobody who was asked knows the name.")]
+pub(crate) struct DnsArgs {
+    /// A name, or an address
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// As this service, replica or task gets it
+    #[arg(long, value_name = "TARGET")]
+    pub from: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
   carrack events --since 1h
   carrack events -f web            what happens from now on
   carrack events -f --since 10m    and the ten minutes before
@@ -761,6 +800,58 @@ Examples:
   carrack image ls -o json")]
     #[command(visible_alias = "list")]
     Ls,
+    /// Show everything about images, as JSON
+    #[command(after_help = "\
+Examples:
+  carrack image inspect nginx:1.27
+  carrack image inspect nginx | jq '.[].layers[].size'")]
+    Inspect {
+        /// Names, digests or the beginning of an id
+        #[arg(value_name = "IMAGE", required = true)]
+        references: Vec<String>,
+    },
+    /// Give an image one more name
+    #[command(after_help = "\
+Examples:
+  carrack image tag web:build web:1.4
+  carrack image tag 3f2a9c81d0aa registry.example.org/web:1.4")]
+    Tag {
+        /// Name, digest or the beginning of an id
+        #[arg(value_name = "IMAGE")]
+        source: String,
+        /// The new name
+        #[arg(value_name = "NAME")]
+        target: String,
+    },
+    /// Save images to an archive (OCI layout), or to standard output
+    #[command(after_help = "\
+Examples:
+  carrack image save -o web.tar web:1 redis:7
+  carrack image save web:1 | ssh other carrack image load
+
+`docker load`, skopeo and `carrack image load` take the archive; digests stay as they are. As in Docker, -o names the file here,
+unless it says `json` or `text`.")]
+    Save {
+        /// The archive to write
+        #[arg(short, long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Names, digests or the beginning of an id
+        #[arg(value_name = "IMAGE", required = true)]
+        references: Vec<String>,
+    },
+    /// Remove images that nobody needs
+    #[command(after_help = "\
+Examples:
+  carrack image prune        images that have lost their name
+  carrack image prune -a -f  every image that no revision and no task needs, without a question")]
+    Prune {
+        /// Also images with a name
+        #[arg(short, long)]
+        all: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
     /// Remove images that no task uses
     #[command(after_help = "\
 Examples:
@@ -790,6 +881,31 @@ Examples:
   carrack volume ls -o json")]
     #[command(visible_alias = "list")]
     Ls,
+    /// Show everything about volumes, as JSON
+    #[command(after_help = "\
+Examples:
+  carrack volume inspect hello_data
+  carrack volume inspect hello_data | jq -r '.[].path'")]
+    Inspect {
+        /// Names of volumes
+        #[arg(value_name = "VOLUME", required = true)]
+        names: Vec<String>,
+    },
+    /// Remove volumes of stacks that are gone: their data is lost
+    #[command(after_help = "\
+Examples:
+  carrack volume prune        volumes whose stack is gone, after a question
+  carrack volume prune -a -f  also those that no service of their stack uses any more
+
+A volume that a service or a task uses is never removed.")]
+    Prune {
+        /// Also volumes of stacks that exist, when no service uses them any more
+        #[arg(short, long)]
+        all: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
     /// Remove volumes that no task uses: their data is lost
     #[command(after_help = "\
 Examples:

@@ -15,6 +15,7 @@ mod render;
 mod target;
 mod terminal;
 mod time;
+mod typed;
 mod verbs;
 
 use std::process::ExitCode;
@@ -31,8 +32,9 @@ use crate::terminal::Terminal;
 fn main() -> ExitCode {
     carrack_node::dispatch();
     restore_terminal_on_panic();
-    let command = help::command(Detail::of(std::env::args_os().skip(1)));
-    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let words = typed::as_meant(std::env::args_os().collect());
+    let command = help::command(Detail::of(words.iter().skip(1).cloned()));
+    let parsed = command.try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match parsed {
         Ok(cli) => run(cli),
         Err(error) => not_understood(&error),

@@ -254,11 +254,97 @@ fn escapes(lab: &Lab, inside: &dyn Fn(&str) -> String) {
     inside(&format!(
         "(while :; do mkdir -p /race; touch /race/f; rm -rf /race; ln -s {host} /race; rm -f /race; done) >/dev/null 2>&1 &"
     ));
-    for _ in 0..20 {
-        // Whether it succeeds depends on the moment.
+    for round in 0..20 {
+        // Whether it succeeds depends on the moment. Each gets a place of its own: a link that was copied out is one to here.
         lab.carrack(&["cp", "tree", "web:/race/in"]);
-        lab.carrack(&["cp", "-q", "web:/race", "raced"]);
+        lab.carrack(&["cp", "-q", "web:/race", &format!("raced-{round}")]);
     }
     assert_eq!(fs::read_dir(&guarded).unwrap().count(), 0, "nothing came out of the container");
     assert_eq!(fs::read_to_string(lab.path("secret")).unwrap(), "of the host");
+}
+
+const UPKEEP: &str = "
+services:
+  web:
+    image: busybox:1
+    command: sleep 1000
+    volumes: ['data:/data']
+    networks: {default: {aliases: [www]}}
+    deploy: {replicas: 2, resources: {limits: {memory: 64M}}}
+volumes:
+  data: {}
+";
+
+#[test]
+fn names_images_and_volumes_are_looked_after() {
+    let lab = Lab::started();
+    lab.load_images(&["busybox", "nginx"]);
+    lab.deploy("u", UPKEEP);
+
+    // Names, with where they come from.
+    let seen = |arguments: &[&str]| lab.json::<Vec<carrack_api::DnsAnswer>>(&[&["dns"], arguments].concat());
+    let vip = &lab.json::<Vec<carrack_api::StackStatus>>(&["ls"])[0].services[0].vips;
+    let web = seen(&["web", "--from", "web.1"]);
+    assert_eq!(&web[0].addresses, vip, "{web:?}");
+    assert!(
+        matches!(web[0].source, carrack_api::DnsSource::Service { virtual_address: true, .. }),
+        "{web:?}"
+    );
+    until("both tasks pass", SOON, || {
+        match seen(&["tasks.web", "--from", "web.2"]).remove(0).addresses.len() {
+            2 => Ok(()),
+            other => Err(other),
+        }
+    });
+    assert!(matches!(seen(&["www", "--from", "web"])[0].source, carrack_api::DnsSource::Alias { .. }));
+    assert_eq!(&seen(&["web.u"])[0].addresses, vip, "the host asks with the stack");
+    let unknown = lab.carrack(&["dns", "nothing"]);
+    assert!(unknown.code == 1 && unknown.out.contains("NXDOMAIN"), "{unknown:?}");
+
+    // Samples.
+    until("there are samples of both tasks", SOON, || {
+        match lab.ok(&["stats", "u", "--no-stream", "-o", "json"]).lines().count() {
+            2 => Ok(()),
+            other => Err(other),
+        }
+    });
+    assert!(lab.ok(&["stats", "web", "--no-stream"]).contains("64 MiB"));
+
+    // Images: saved, read by another tool, removed, loaded again with the same digest.
+    let held = |name: &str| {
+        let images = lab.json::<Vec<carrack_api::HeldImage>>(&["image", "ls"]);
+        images.into_iter().find(|image| image.name == name).map(|image| image.digest)
+    };
+    let nginx = held("docker.io/library/nginx:1").expect("nginx is held");
+    lab.ok(&["image", "tag", "nginx:1", "mine/nginx:2"]);
+    assert_eq!(held("docker.io/mine/nginx:2").as_ref(), Some(&nginx));
+    lab.ok(&["image", "save", "-o", "saved.tar", "nginx:1", "mine/nginx:2", "busybox:1"]);
+    let listed = std::process::Command::new("skopeo")
+        .args(["--insecure-policy", "copy", "-q"])
+        .arg(format!("docker-archive:{}:docker.io/library/nginx:1", lab.path("saved.tar").display()))
+        .arg(format!("dir:{}", lab.path("copied").display()))
+        .output()
+        .unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let details: serde_json::Value =
+        serde_json::from_str(&lab.ok(&["image", "inspect", "busybox:1"])).unwrap();
+    assert_eq!(details[0]["used_by"], serde_json::json!(["u/web"]));
+    let asked = lab.carrack(&["image", "prune", "-a"]);
+    assert!(asked.code == 2 && asked.err.contains("give -f"), "{asked:?}");
+    lab.ok(&["image", "prune", "-a", "-f"]);
+    assert_eq!(held("docker.io/library/nginx:1"), None);
+    assert!(held("docker.io/library/busybox:1").is_some(), "what a stack needs stays");
+    lab.ok(&["image", "load", "-i", "saved.tar"]);
+    assert_eq!(held("docker.io/library/nginx:1"), Some(nginx.clone()));
+    assert_eq!(held("docker.io/mine/nginx:2"), Some(nginx));
+
+    // Volumes: only those whose stack is gone.
+    let volume: serde_json::Value = serde_json::from_str(&lab.ok(&["volume", "inspect", "u_data"])).unwrap();
+    assert_eq!((&volume[0]["keep"], &volume[0]["services"]), (&"used".into(), &serde_json::json!(["u/web"])));
+    lab.ok(&["volume", "prune", "-a", "-f"]);
+    assert!(lab.ok(&["volume", "ls"]).contains("u_data"), "a volume in use stays");
+    lab.ok(&["rm", "u"]);
+    lab.ok(&["volume", "prune", "-f"]);
+    assert!(!lab.carrack(&["volume", "ls"]).out.contains("u_data"));
+    lab.finish();
 }

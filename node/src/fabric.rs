@@ -39,6 +39,8 @@ struct Shared {
     kernel: Mutex<Option<Arc<carrack_net::Network>>>,
     namespaces: Mutex<BTreeMap<TaskId, Netns>>,
     names: tokio::sync::Mutex<Option<DataPlane>>,
+    /// What the data plane was given last.
+    published: Mutex<Option<Arc<NodeTables>>>,
 }
 
 impl Fabric {
@@ -50,8 +52,14 @@ impl Fabric {
             kernel: Mutex::default(),
             namespaces: Mutex::default(),
             names: tokio::sync::Mutex::default(),
+            published: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The tables that the data plane answers from.
+    pub(crate) fn published(&self) -> Option<Arc<NodeTables>> {
+        lock(&self.shared.published).clone()
     }
 
     fn kernel(&self) -> Result<Arc<carrack_net::Network>, Refusal> {
@@ -189,6 +197,7 @@ impl Network for Fabric {
         at("network.6-names")?;
         self.publish_names(&tables).await?;
         fail::pass("network.7-published");
+        *lock(&self.shared.published) = Some(tables);
         Ok(programmed)
     }
 

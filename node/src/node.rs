@@ -135,6 +135,7 @@ impl Node {
             node: shared.info.id.clone(),
             containers: shared.containers.clone(),
             usage: shared.usage.clone(),
+            fabric: shared.fabric.clone(),
             view: shared.view.subscribe(),
         };
         desk.serve(request, stream).await;

@@ -4,10 +4,12 @@
 
 mod attach;
 mod copy;
+mod dns;
 mod exec;
 mod images;
 mod logs;
 mod signal;
+mod upkeep;
 mod volumes;
 
 use std::io;
@@ -27,6 +29,7 @@ use tokio::task::JoinHandle;
 
 use crate::containers::Containers;
 use crate::engine::Engine;
+use crate::fabric::Fabric;
 use crate::usage::UsageRings;
 
 /// Frames that may wait to be written.
@@ -85,6 +88,7 @@ pub(crate) struct Desk {
     pub(crate) node: NodeId,
     pub(crate) containers: Containers,
     pub(crate) usage: Arc<UsageRings>,
+    pub(crate) fabric: Fabric,
     pub(crate) view: watch::Receiver<View>,
 }
 
@@ -125,13 +129,11 @@ impl Desk {
                 self.copy_out(task, view.running(task)?, copy, asker, answer).await
             }
             NodeRequest::CopyIn { task, copy } => self.copy_in(task, view.running(task)?, copy, asker).await,
-            NodeRequest::DnsLookup { .. }
-            | NodeRequest::ImageInspect { .. }
-            | NodeRequest::ImageTag { .. }
-            | NodeRequest::ImageSave { .. }
-            | NodeRequest::ImagePrune { .. } => {
-                Err(Problem::new(501, "unsupported", "this node cannot do that"))
-            }
+            NodeRequest::DnsLookup { name, from } => self.dns_lookup(name, from, view).await,
+            NodeRequest::ImageInspect { reference } => self.image_inspect(reference).await,
+            NodeRequest::ImageTag { tag } => self.image_tag(tag).await,
+            NodeRequest::ImageSave { references } => self.image_save(references, asker, answer).await,
+            NodeRequest::ImagePrune { prune, needed } => self.image_prune(prune, needed, view).await,
             NodeRequest::ImageLoad => self.image_load(asker, answer).await,
             NodeRequest::ImagePull { reference, credentials } => {
                 self.image_pull(&reference, credentials.as_ref(), asker, answer).await

@@ -5,13 +5,17 @@ use std::path::Path;
 use bytes::Bytes as Chunk;
 use carrack_api::client::{Body, Frames, full, segment};
 use carrack_api::stream::Frame;
-use carrack_api::{Bytes, HeldImage, LoadedImages, PullImage, PullProgress, Timestamp};
+use carrack_api::{
+    Bytes, HeldImage, ImageDetails, LoadedImages, PruneImages, PrunedImages, PullImage, PullProgress,
+    TagImage, Timestamp,
+};
 use futures_util::stream;
 use http::Method;
 use http_body_util::{BodyExt as _, StreamBody};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::confirm::confirm;
 use crate::args::ImageCommand;
 use crate::context::Context;
 use crate::credentials;
@@ -49,6 +53,20 @@ pub(crate) async fn run(command: &ImageCommand, context: &Context) -> Outcome {
             Ok(Code::Ok)
         }
         ImageCommand::Ls => list(context).await,
+        ImageCommand::Inspect { references } => inspect(references, context).await,
+        ImageCommand::Tag { source, target } => {
+            let tag = TagImage { source: source.clone(), target: target.clone() };
+            let image: HeldImage =
+                context.client.json(Method::POST, "/v1/images/tag", Some(&tag), &[]).await?;
+            if context.json() {
+                context.put_json(&image)?;
+            } else {
+                say(&format!("{} is {}", image.name, short_digest(&image.digest)));
+            }
+            Ok(Code::Ok)
+        }
+        ImageCommand::Save { file, references } => save(file.as_deref(), references, context).await,
+        ImageCommand::Prune { all, force } => prune(*all, *force, context).await,
         ImageCommand::Rm { references } => {
             for reference in references {
                 context.client.delete(&format!("/v1/images/{}", segment(reference))).await?;
@@ -57,6 +75,103 @@ pub(crate) async fn run(command: &ImageCommand, context: &Context) -> Outcome {
             Ok(Code::Ok)
         }
     }
+}
+
+async fn inspect(references: &[String], context: &Context) -> Outcome {
+    let mut found: Vec<ImageDetails> = Vec::new();
+    for reference in references {
+        let path = format!("/v1/images/inspect?reference={}", segment(reference));
+        found.push(context.client.get(&path).await?);
+    }
+    context.put_json(&found)?;
+    Ok(Code::Ok)
+}
+
+/// Writes an archive beside its place and gives it its name at the end: a save that breaks off leaves nothing.
+async fn save(file: Option<&Path>, references: &[String], context: &Context) -> Outcome {
+    if file.is_none() && context.terminal.stdout {
+        return Err(CliError::usage("an archive is not shown on a terminal")
+            .hint("name a file: carrack image save -o web.tar web:1"));
+    }
+    let body = full(serde_json::to_vec(references)?);
+    let headers = [("content-type", "application/json")];
+    let mut frames = context.client.frames(Method::POST, "/v1/images/save", body, &headers).await?;
+    let Some(file) = file else {
+        receive(&mut frames, &mut std::io::stdout().lock()).await?;
+        return Ok(Code::Ok);
+    };
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = file.with_file_name(name);
+    let cannot = |error: std::io::Error| {
+        CliError::new(format!("{} cannot be written", file.display())).caused_by(&error)
+    };
+    let mut out = std::fs::File::options().write(true).create_new(true).open(&part).map_err(cannot)?;
+    let written = match receive(&mut frames, &mut out).await {
+        Ok(bytes) => std::fs::rename(&part, file).map_err(cannot).map(|()| bytes),
+        Err(error) => Err(error),
+    };
+    match written {
+        Ok(bytes) => {
+            say(&format!("saved {} to {} ({})", references.join(", "), file.display(), Bytes(bytes)));
+            Ok(Code::Ok)
+        }
+        Err(error) => {
+            // The first error is the one to report.
+            let _ = std::fs::remove_file(&part);
+            Err(error)
+        }
+    }
+}
+
+/// Writes the data of an answer; how much it was.
+async fn receive(frames: &mut Frames, out: &mut impl std::io::Write) -> Result<u64, CliError> {
+    let mut bytes = 0;
+    while let Some(frame) = frames.next().await? {
+        match frame {
+            Frame::Data(data) => {
+                out.write_all(&data)?;
+                bytes += data.len() as u64;
+            }
+            Frame::Done(_) => {
+                out.flush()?;
+                return Ok(bytes);
+            }
+            _ => {}
+        }
+    }
+    Err(CliError::new("the daemon ended the archive before its end")
+        .hint("`carrack version` shows whether it still runs"))
+}
+
+async fn prune(all: bool, force: bool, context: &Context) -> Outcome {
+    let ask = async |dry_run: bool| -> Result<PrunedImages, CliError> {
+        let body = PruneImages { all, dry_run };
+        Ok(context.client.json(Method::POST, "/v1/images/prune", Some(&body), &[]).await?)
+    };
+    if !force {
+        let found = ask(true).await?;
+        if found.images.is_empty() {
+            say("no image can go");
+            return if context.json() { context.put_json(&found).map(|()| Code::Ok) } else { Ok(Code::Ok) };
+        }
+        for image in &found.images {
+            say(&format!("  {} {} ({})", image.name, short_digest(&image.digest), image.size));
+        }
+        if !confirm(&format!("Remove them and free about {}?", found.freed), context)? {
+            return Err(CliError::new("nothing was removed"));
+        }
+    }
+    let pruned = ask(false).await?;
+    if context.json() {
+        context.put_json(&pruned)?;
+        return Ok(Code::Ok);
+    }
+    for image in &pruned.images {
+        put(&format!("removed {} {}\n", image.name, short_digest(&image.digest)))?;
+    }
+    say(&format!("freed {}", pruned.freed));
+    Ok(Code::Ok)
 }
 
 async fn load(file: &Path, context: &Context) -> Result<(), CliError> {

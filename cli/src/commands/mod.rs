@@ -1,9 +1,11 @@
 //! The verbs, one file each. A verb asks the API, waits where that is its meaning, and prints.
 
 mod attach;
+mod confirm;
 mod cp;
 mod defaults;
 mod deploy;
+mod dns;
 mod doctor;
 mod down;
 mod events;
@@ -20,6 +22,7 @@ mod port;
 mod run;
 mod scale;
 mod set;
+mod stats;
 mod tasks;
 pub(crate) mod uninstall;
 mod version;
@@ -69,6 +72,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
         Command::Exec(args) => exec::run(&args, context).await,
         Command::Attach(args) => attach::run(&args, context).await,
         Command::Cp(args) => cp::run(&args, context).await,
+        Command::Stats(args) => stats::run(&args, context).await,
+        Command::Dns(args) => dns::run(&args, context).await,
         Command::Events(args) => events::run(&args, context).await,
         Command::Login(args) => login::login(&args, context).await,
         Command::Logout(args) => login::logout(&args, context).await,

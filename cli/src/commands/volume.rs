@@ -1,12 +1,14 @@
 //! `carrack volume`: data that outlives tasks.
 
 use carrack_api::client::segment;
-use carrack_api::{TaskId, TaskStatus, Timestamp, VolumeStatus};
+use carrack_api::{PruneVolumes, PrunedVolumes, TaskId, TaskStatus, Timestamp, VolumeDetails, VolumeStatus};
+use http::Method;
 
+use super::confirm::confirm;
 use super::tasks_of;
 use crate::args::VolumeCommand;
 use crate::context::Context;
-use crate::error::{Code, Outcome};
+use crate::error::{CliError, Code, Outcome};
 use crate::render::table::{Table, cut, full};
 use crate::render::task;
 use crate::terminal::{put, say};
@@ -16,6 +18,15 @@ use crate::time;
 pub(crate) async fn run(command: &VolumeCommand, context: &Context) -> Outcome {
     match command {
         VolumeCommand::Ls => list(context).await,
+        VolumeCommand::Inspect { names } => {
+            let mut found: Vec<VolumeDetails> = Vec::new();
+            for name in names {
+                found.push(context.client.get(&format!("/v1/volumes/{}", segment(name))).await?);
+            }
+            context.put_json(&found)?;
+            Ok(Code::Ok)
+        }
+        VolumeCommand::Prune { all, force } => prune(*all, *force, context).await,
         VolumeCommand::Rm { names } => {
             for name in names {
                 context.client.delete(&format!("/v1/volumes/{}", segment(name))).await?;
@@ -24,6 +35,36 @@ pub(crate) async fn run(command: &VolumeCommand, context: &Context) -> Outcome {
             Ok(Code::Ok)
         }
     }
+}
+
+async fn prune(all: bool, force: bool, context: &Context) -> Outcome {
+    let ask = async |dry_run: bool| -> Result<PrunedVolumes, CliError> {
+        let body = PruneVolumes { all, dry_run };
+        Ok(context.client.json(Method::POST, "/v1/volumes/prune", Some(&body), &[]).await?)
+    };
+    if !force {
+        let found = ask(true).await?;
+        if found.volumes.is_empty() {
+            say("no volume can go");
+            return if context.json() { context.put_json(&found).map(|()| Code::Ok) } else { Ok(Code::Ok) };
+        }
+        for volume in &found.volumes {
+            say(&format!("  {} ({})", volume.name, volume.size));
+        }
+        if !confirm(&format!("Remove them? {} of data are lost.", found.freed), context)? {
+            return Err(CliError::new("nothing was removed"));
+        }
+    }
+    let pruned = ask(false).await?;
+    if context.json() {
+        context.put_json(&pruned)?;
+        return Ok(Code::Ok);
+    }
+    for volume in &pruned.volumes {
+        put(&format!("removed {}\n", volume.name))?;
+    }
+    say(&format!("freed {}", pruned.freed));
+    Ok(Code::Ok)
 }
 
 async fn list(context: &Context) -> Outcome {

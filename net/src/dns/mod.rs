@@ -11,7 +11,9 @@
 //! snapshot says so), nor the process it runs in (`dataplane`).
 
 mod answer;
+mod ask;
 mod cache;
+mod explain;
 mod forward;
 mod model;
 mod resolv;
@@ -22,6 +24,8 @@ mod wire;
 mod zone;
 
 pub use answer::{Answer, Transport, answer};
+pub use ask::{Said, ask};
+pub use explain::{DnsAsker, Explained, Origin};
 pub use forward::{ForwardStats, Forwarder};
 pub use model::{
     DNS_SNAPSHOT_VERSION, DnsSnapshot, DnsView, NetworkNames, Range, ServiceNames, SlotNames, SnapshotError,

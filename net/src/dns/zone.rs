@@ -134,7 +134,7 @@ impl Zone {
         if !name.contains('.') || self.is_known_somewhere(name) { Found::Absent } else { Found::Elsewhere }
     }
 
-    fn extra(&self, viewer: Viewer<'_>, name: &str) -> Option<Vec<IpAddr>> {
+    pub(super) fn extra(&self, viewer: Viewer<'_>, name: &str) -> Option<Vec<IpAddr>> {
         let own = match viewer {
             Viewer::Container(view) => view.extra.get(name),
             Viewer::Host => None,
@@ -186,7 +186,7 @@ impl Zone {
     }
 
     /// What a name stands for on the networks of the viewer, those of its own stack before others'.
-    fn targets(
+    pub(super) fn targets(
         &self,
         viewer: Viewer<'_>,
         name: &str,
@@ -219,7 +219,7 @@ impl Zone {
         targets
     }
 
-    fn service(&self, target: Target) -> Option<&ServiceNames> {
+    pub(super) fn service(&self, target: Target) -> Option<&ServiceNames> {
         self.snapshot.services.get(target.service as usize)
     }
 

@@ -163,7 +163,7 @@ fn remove(containers: &Containers, text: &str, view: &View) -> Result<(), Proble
 }
 
 /// The image that a name, a digest or a part of an id means, and the names that are to go.
-fn find(containers: &Containers, text: &str) -> Result<(Image, Vec<ImageReference>), Problem> {
+pub(super) fn find(containers: &Containers, text: &str) -> Result<(Image, Vec<ImageReference>), Problem> {
     let store = containers.store();
     if let Ok(reference) = ImageReference::parse(text)
         && let Some(image) = store.get(&reference).map_err(image_problem)?
@@ -199,7 +199,7 @@ fn find(containers: &Containers, text: &str) -> Result<(Image, Vec<ImageReferenc
 }
 
 /// A task that runs or is to run from an image.
-fn user_of(containers: &Containers, image: &Image, view: &View) -> Option<String> {
+pub(super) fn user_of(containers: &Containers, image: &Image, view: &View) -> Option<String> {
     let assignment = view.assignment.as_ref()?;
     let uses = |id: &carrack_api::TaskId, task: &carrack_api::AssignedTask| {
         let over = view.report_of(*id).is_some_and(|report| report.state.is_final());
@@ -222,7 +222,7 @@ fn images_of<'a>(
     Ok(images)
 }
 
-fn held_as(image: &Image, reference: &ImageReference) -> HeldImage {
+pub(super) fn held_as(image: &Image, reference: &ImageReference) -> HeldImage {
     let name = reference.tagged().unwrap_or_else(|| reference.clone()).to_string();
     let known = held(image);
     let mut shown =
@@ -238,11 +238,11 @@ fn held_as(image: &Image, reference: &ImageReference) -> HeldImage {
     shown
 }
 
-fn parse(text: &str) -> Result<ImageReference, Problem> {
+pub(super) fn parse(text: &str) -> Result<ImageReference, Problem> {
     ImageReference::parse(text).map_err(|error| Problem::new(422, "image-name-invalid", error.to_string()))
 }
 
-fn image_problem(error: image::Error) -> Problem {
+pub(super) fn image_problem(error: image::Error) -> Problem {
     let text = chain(&error);
     match error {
         image::Error::NotStored { .. } | image::Error::NotFound { .. } => {

@@ -33,6 +33,7 @@ mod progress;
 mod pull;
 mod reference;
 mod registry;
+mod save;
 mod session;
 mod store;
 mod tree;

@@ -53,11 +53,7 @@ pub(super) async fn out(
     request_body(content_type = "application/x-tar", content = Vec<u8>),
     responses((status = 200, description = "frames", content_type = "application/vnd.carrack.frames"),
         (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub(super) async fn into(
-    State(inner): App,
-    Path(id): Path<String>,
-    request: Request,
-) -> ApiResult<Response> {
+pub(super) async fn into(State(inner): App, Path(id): Path<String>, request: Request) -> ApiResult<Response> {
     let copy: CopyIn = read_header(&request, COPY_HEADER)?;
     let (node, task) = running(&inner, &id)?;
     let call = open(&inner, &node, NodeRequest::CopyIn { task, copy }).await?;

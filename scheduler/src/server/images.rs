@@ -9,12 +9,18 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use carrack_api::{HeldImage, NodeRequest, Problem, PullImage, ServiceKey};
+use carrack_api::{
+    Bytes, HeldImage, ImageDetails, NodeRequest, Problem, PruneImages, PrunedImages, PullImage, ServiceKey,
+    TagImage,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::App;
 use super::body::relay_body;
 use super::nodes::{Gone, any_node, ask, heard, open, relay_frames, stream};
-use super::problem::{ApiResult, JsonBody};
+use super::problem::{ApiResult, JsonBody, Params};
+use crate::assign::images_needed;
 use crate::image_name::normalise;
 use crate::store::{Snapshot, StackPhase};
 use crate::wiring::Inner;
@@ -23,6 +29,8 @@ use crate::wiring::Inner;
 const LIST_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for a node to take an image away.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(60);
+/// Time for a node to take many images away.
+const PRUNE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Images that nodes hold, asked of them: a report may be a heartbeat old.
 #[utoipa::path(get, path = "/v1/images", responses((status = 200, body = Vec<HeldImage>), (status = 503, body = Problem)))]
@@ -60,6 +68,79 @@ pub(super) async fn pull(State(inner): App, JsonBody(body): JsonBody<PullImage>)
         // A client that is gone needs no end; the node sees its stream close.
         let _: Result<(), Gone> = relay_frames(call.frames, &sink).await;
     }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ImageParams {
+    /// Name, digest or the beginning of an id.
+    reference: String,
+}
+
+/// An image in full.
+#[utoipa::path(get, path = "/v1/images/inspect", params(ImageParams),
+    responses((status = 200, body = ImageDetails), (status = 404, body = Problem)))]
+pub(super) async fn inspect(
+    State(inner): App,
+    Params(params): Params<ImageParams>,
+) -> ApiResult<Json<ImageDetails>> {
+    let node = any_node(&inner).await?;
+    let request = NodeRequest::ImageInspect { reference: params.reference };
+    let mut details: ImageDetails = ask(&inner, &node, request, LIST_DEADLINE).await?;
+    let uses = |image: &str, digest: Option<&str>| match digest {
+        Some(digest) => digest == details.digest || digest == details.manifest,
+        None => details.names.contains(&normalise(image)),
+    };
+    details.used_by = users_of(&inner.cluster.store.snapshot(), &uses).collect();
+    Ok(Json(details))
+}
+
+/// Gives an image one more name.
+#[utoipa::path(post, path = "/v1/images/tag", request_body = TagImage,
+    responses((status = 200, body = HeldImage), (status = 404, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn tag(State(inner): App, JsonBody(tag): JsonBody<TagImage>) -> ApiResult<Json<HeldImage>> {
+    let node = any_node(&inner).await?;
+    Ok(Json(ask(&inner, &node, NodeRequest::ImageTag { tag }, LIST_DEADLINE).await?))
+}
+
+/// Images as one archive, an OCI layout in tar. The body is a list of names; answers frames of data.
+#[utoipa::path(post, path = "/v1/images/save", request_body = Vec<String>,
+    responses((status = 200, description = "frames", content_type = "application/vnd.carrack.frames"),
+        (status = 503, body = Problem)))]
+pub(super) async fn save(
+    State(inner): App,
+    JsonBody(references): JsonBody<Vec<String>>,
+) -> ApiResult<Response> {
+    let node = any_node(&inner).await?;
+    let call = open(&inner, &node, NodeRequest::ImageSave { references }).await?;
+    Ok(stream(|sink| async move {
+        // A client that is gone needs no end; the node sees its stream close.
+        let _: Result<(), Gone> = relay_frames(call.frames, &sink).await;
+    }))
+}
+
+/// Takes images away that no kept revision and no task needs: those without a name, or all.
+#[utoipa::path(post, path = "/v1/images/prune", request_body = PruneImages,
+    responses((status = 200, body = PrunedImages), (status = 503, body = Problem)))]
+pub(super) async fn prune(
+    State(inner): App,
+    JsonBody(prune): JsonBody<PruneImages>,
+) -> ApiResult<Json<PrunedImages>> {
+    any_node(&inner).await?;
+    let mut all = PrunedImages::default();
+    for node in heard(&inner) {
+        let snapshot = inner.cluster.store.snapshot();
+        let mut needed = images_needed(&snapshot);
+        // Also by name: a service may be deployed that has no digest.
+        let specs = snapshot.revisions.values().flat_map(|revision| revision.spec.services.values());
+        needed.extend(specs.map(|spec| normalise(&spec.task.container.image)));
+        let request = NodeRequest::ImagePrune { prune, needed };
+        let pruned: PrunedImages = ask(&inner, &node, request, PRUNE_DEADLINE).await?;
+        all.images.extend(pruned.images);
+        all.freed = Bytes(all.freed.0 + pruned.freed.0);
+    }
+    Ok(Json(all))
 }
 
 /// Takes an image away, by name or digest, unless a stack uses it.
@@ -101,6 +182,14 @@ fn user_of(snapshot: &Snapshot, images: &[HeldImage], reference: &str) -> Option
     let uses = |image: &str, digest: Option<&str>| {
         normalise(image) == name || digest.is_some_and(|d| d == reference || last_name(d))
     };
+    users_of(snapshot, &uses).next()
+}
+
+/// Services that need an image, by its name as written and its digest: in force, or with a task that has not ended.
+fn users_of<'a>(
+    snapshot: &'a Snapshot,
+    uses: &'a dyn Fn(&str, Option<&str>) -> bool,
+) -> impl Iterator<Item = ServiceKey> + 'a {
     let active = snapshot.stacks.values().filter(|s| s.phase == StackPhase::Active);
     let of_specs = active.filter_map(|s| snapshot.spec(&s.name, s.revision)).flat_map(|spec| {
         spec.services
@@ -112,6 +201,6 @@ fn user_of(snapshot: &Snapshot, images: &[HeldImage], reference: &str) -> Option
         live.filter_map(|t| Some((t.service.clone(), snapshot.service_spec(&t.service, t.revision)?)));
     of_specs
         .chain(of_tasks)
-        .find(|(_, s)| uses(&s.task.container.image, s.task.container.image_digest.as_deref()))
+        .filter(|(_, s)| uses(&s.task.container.image, s.task.container.image_digest.as_deref()))
         .map(|(key, _)| key)
 }

@@ -8,6 +8,7 @@ mod attach;
 mod body;
 mod copy;
 mod deploy;
+mod dns;
 mod exec;
 mod images;
 mod info;
@@ -90,11 +91,17 @@ fn routes() -> OpenApiRouter<Arc<Inner>> {
         .routes(routes!(images::list))
         .routes(routes!(images::load))
         .routes(routes!(images::pull))
+        .routes(routes!(images::tag))
+        .routes(routes!(images::save))
+        .routes(routes!(images::prune))
+        .routes(routes!(images::inspect))
         .routes(routes!(images::delete))
         .routes(routes!(registries::login))
         .routes(routes!(registries::forget))
         .routes(routes!(volumes::list))
-        .routes(routes!(volumes::delete))
+        .routes(routes!(volumes::get, volumes::delete))
+        .routes(routes!(volumes::prune))
+        .routes(routes!(dns::lookup))
         .routes(routes!(watch::stack))
         .routes(routes!(watch::events))
 }
@@ -111,6 +118,7 @@ fn router(inner: Arc<Inner>) -> Router {
     router
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
+        .layer(axum::middleware::from_fn(problem::readable_path))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
         .with_state(inner)
 }
@@ -224,11 +232,18 @@ mod tests {
             "get /v1/images",
             "post /v1/images/load",
             "post /v1/images/pull",
+            "post /v1/images/tag",
+            "post /v1/images/save",
+            "post /v1/images/prune",
+            "get /v1/images/inspect",
             "delete /v1/images/{*reference}",
             "post /v1/registries/login",
             "delete /v1/registries/{registry}",
             "get /v1/volumes",
+            "get /v1/volumes/{name}",
             "delete /v1/volumes/{name}",
+            "post /v1/volumes/prune",
+            "get /v1/dns",
             "get /v1/watch",
             "get /v1/events",
             "get /v1/openapi.json",

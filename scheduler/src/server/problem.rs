@@ -108,8 +108,69 @@ pub(super) async fn no_route(method: Method, uri: Uri) -> ApiError {
     ApiError(problem.hint("GET /v1/openapi.json lists all routes; is the daemon of the CLI's version?"))
 }
 
+/// Refuses a path whose escapes are no UTF-8 before anyone reads names from it.
+pub(super) async fn readable_path(request: Request, next: axum::middleware::Next) -> Response {
+    if is_text(request.uri().path()) {
+        return next.run(request).await;
+    }
+    let text = format!("the path {} is not UTF-8", request.uri().path());
+    ApiError(Problem::new(400, "invalid-path", text)).into_response()
+}
+
+fn is_text(path: &str) -> bool {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let digit = |at: usize| tail.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.extend(u8::try_from(high * 16 + low));
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
+}
+
 /// A route that is asked with another method.
 pub(super) async fn no_method(method: Method, uri: Uri) -> ApiError {
     let problem = Problem::new(405, "no-method", format!("{} does not answer {method}", uri.path()));
     ApiError(problem.hint("GET /v1/openapi.json lists all routes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_json_body_that_stalls_is_answered_with_408() {
+        let chunks = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        let request = Request::new(Body::from_stream(chunks));
+        let Err(ApiError(problem)) = JsonBody::<serde_json::Value>::from_request(request, &()).await else {
+            panic!("a body that never comes was read")
+        };
+        assert_eq!((problem.status, problem.kind.as_str()), (408, "slow-body"));
+        assert!(problem.detail.contains("30 s"), "{problem:?}");
+    }
+
+    #[test]
+    fn a_path_is_text_when_its_escapes_are() {
+        for path in [
+            "/v1/stacks/hello",
+            "/v1/images/docker.io%2Flibrary%2Fweb:1",
+            "/gr%C3%BC%C3%9Fe",
+            "/100%",
+            "/%zz",
+        ] {
+            assert!(is_text(path), "{path}");
+        }
+        for path in ["/v1/stacks/%ff", "/%C3", "/a%e2%82"] {
+            assert!(!is_text(path), "{path}");
+        }
+    }
 }
