@@ -5,6 +5,7 @@
 //! Order: settings, addresses, links, routes, neighbours come first, so that the table never leads to what is not
 //! there; then the table; then what nobody needs any more goes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -16,7 +17,7 @@ pub use crate::nft::batch::ElementChange;
 use crate::nft::dump::TableState;
 use crate::nft::foreign::ForeignRule;
 use crate::nft::sets::{Elements, describe_key};
-use crate::present::{Kernel, Link, Mac, Route};
+use crate::present::{Hop, Kernel, Link, Mac, Route};
 
 /// How many changed objects a reason names before it only counts.
 const NAMED_IN_REASON: usize = 8;
@@ -171,6 +172,7 @@ pub fn removal(present: &Kernel) -> Vec<Step> {
 
 /// The steps from one kernel to another.
 pub(crate) fn difference(wanted: &Kernel, present: &Kernel) -> Vec<Step> {
+    let present = &without_remade_links(wanted, present);
     let mut steps = Vec::new();
     let host_settings = |path: &str| !path.contains("/conf/");
     settings(wanted, present, host_settings, &mut steps);
@@ -183,6 +185,31 @@ pub(crate) fn difference(wanted: &Kernel, present: &Kernel) -> Vec<Step> {
     foreign(wanted, present, &mut steps);
     leftovers(wanted, present, &mut steps);
     steps
+}
+
+/// What is left of the kernel when the links that must be made anew are gone: what leads through a link goes with it.
+fn without_remade_links<'a>(wanted: &Kernel, present: &'a Kernel) -> Cow<'a, Kernel> {
+    let remade = |name: &String| {
+        let links = wanted.links.get(name).zip(present.links.get(name));
+        links.is_some_and(|(link, now)| is_remade(link, now))
+    };
+    let names: Vec<&String> = present.links.keys().filter(|name| remade(name)).collect();
+    if names.is_empty() {
+        return Cow::Borrowed(present);
+    }
+    let mut left = present.clone();
+    for name in names {
+        left.routes.retain(|_, route| route.hop != Hop::Link(name.clone()));
+        left.neighbours.retain(|(link, _), _| link != name);
+        left.sysctls.retain(|path, _| !path.contains(&format!("/conf/{name}/")));
+    }
+    Cow::Owned(left)
+}
+
+/// Whether a link is not set right but made anew. The alias is the last thing that a link gets: without it the inner end may
+/// not be configured.
+fn is_remade(link: &Link, now: &Link) -> bool {
+    now.alias.is_empty() || now.mac != link.mac
 }
 
 fn push(steps: &mut Vec<Step>, op: Op, reason: impl Into<String>) {
@@ -216,11 +243,10 @@ fn new_links(wanted: &Kernel, present: &Kernel, steps: &mut Vec<Step>) {
         let make = Op::MakeLink { name: name.clone(), link: link.clone() };
         match present.links.get(name) {
             None => push(steps, make, "it is missing"),
-            Some(now) if now.mac != link.mac => {
+            Some(now) if is_remade(link, now) => {
                 push(steps, Op::DeleteLink { name: name.clone() }, format!("its address is {}", now.mac));
                 push(steps, make, "it had another address");
             }
-            // The alias is the last thing that a link gets: its inner end may not be configured.
             Some(now) if now.alias.is_empty() => push(steps, make, "it was not finished"),
             Some(now) if now != link => {
                 let what = if now.up { "its alias is wrong" } else { "it is down" };

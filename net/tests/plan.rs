@@ -203,3 +203,19 @@ fn every_step_says_what_and_why() {
         assert!(text.iter().any(|said| said == line), "{line:?} is not in {text:#?}");
     }
 }
+
+#[test]
+fn a_link_that_was_not_finished_is_made_anew_with_all_that_leads_through_it() {
+    let wanted = wanted(2);
+    let mut kernel = after(&plan(&wanted, &Kernel::empty()), Kernel::empty());
+    let name = kernel.links.keys().next().unwrap().clone();
+    kernel.links.get_mut(&name).unwrap().alias.clear();
+    let steps = plan(&wanted, &kernel);
+    let count = |matches: &dyn Fn(&Op) -> bool| steps.iter().filter(|step| matches(&step.op)).count();
+    assert_eq!(count(&|op| matches!(op, Op::MakeLink { name: made, .. } if *made == name)), 1, "{steps:?}");
+    let through = |op: &Op| matches!(op, Op::SetRoute { route, .. } if route.hop == Hop::Link(name.clone()));
+    assert_eq!(count(&through), 1, "{steps:?}");
+    let neighbour = |op: &Op| matches!(op, Op::SetNeighbour { link, .. } if *link == name);
+    assert_eq!(count(&neighbour), kernel.neighbours.keys().filter(|(link, _)| *link == name).count());
+    assert!(!steps.iter().any(|step| matches!(&step.op, Op::MakeLink { name: made, .. } if *made != name)));
+}

@@ -36,7 +36,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(50);
 const LEDGER_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Tries of a kill, one shortly after the other, before the loop hears that it failed.
 const KILL_TRIES: u32 = 5;
-/// Delay between two tries of a wait that failed, and of a kill.
+/// Tries of a removal of an ended run; what is left after them goes with its task.
+const REMOVE_TRIES: u32 = 5;
+/// Delay between two tries of a wait, a kill or a removal that failed.
 const WAIT_AGAIN: Duration = Duration::from_millis(200);
 
 /// A task that ran when the network came up, and its namespace.
@@ -260,7 +262,13 @@ impl<E: Engine, N: Network> Workers<E, N> {
         let this = self.clone();
         spawn(async move {
             let _permit = this.chores.acquire().await;
-            let result = this.engine.remove_run(task, run).await;
+            let mut result = this.engine.remove_run(task, run).await;
+            for _ in 1..REMOVE_TRIES {
+                let Err(error) = &result else { break };
+                tracing::warn!(%task, run, %error, "an ended run cannot be removed; trying again");
+                tokio::time::sleep(WAIT_AGAIN).await;
+                result = this.engine.remove_run(task, run).await;
+            }
             fail::pass("remove.5-removed");
             this.say(Event::RunRemoved(task, run, result)).await;
         })
