@@ -31,6 +31,9 @@ const RUNTIME: &[&str] = &["tasks", "dataplane", "root", "carrack.sock", "carrac
 /// Where named volumes are within the state directory.
 const VOLUMES: &str = "volumes";
 
+/// What is beside the volumes without being one: locks, and copies that were broken off. No volume's name begins with a dot.
+const UNFINISHED: [&str; 2] = [".lock-", ".copy-"];
+
 /// Where an installation is.
 #[derive(Debug, Clone)]
 pub struct Places {
@@ -61,11 +64,11 @@ impl Removed {
     }
 }
 
-/// Whether a daemon that is gone has left containers or network here that know who they belong to.
+/// Whether a daemon that is gone has left containers here that can be told to be of this node.
 pub fn needs_stop(places: &Places) -> bool {
-    let left = |directory: PathBuf| fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some());
-    places.state_dir.join("node/identity.json").exists()
-        && (left(places.runtime_dir.join("tasks")) || left(places.runtime_dir.join("dataplane")))
+    let Some(instance) = identity::known(&places.state_dir) else { return false };
+    let parent = Cgroups::detect(&instance).map(|cgroups| cgroups.parent());
+    parent.is_ok_and(|parent| parent.processes().is_ok_and(|processes| !processes.is_empty()))
 }
 
 /// Stops, in order and with their grace, the containers that a daemon which is gone has left.
@@ -139,8 +142,10 @@ pub fn remove_files(places: &Places, volumes: bool, done: &mut Removed) -> Resul
 
 fn remove_volumes(directory: &Path, with_data: bool, done: &mut Removed) -> Result<(), NodeError> {
     for name in entries(directory)? {
-        let path = directory.join(name);
-        if with_data {
+        let path = directory.join(&name);
+        if UNFINISHED.iter().any(|prefix| name.starts_with(prefix)) {
+            remove(&path)?;
+        } else if with_data {
             remove(&path)?;
             done.gone(format!("volume {}, with its data", path.display()));
         } else {
@@ -224,6 +229,7 @@ mod tests {
             fs::create_dir_all(places.state_dir.join(directory)).unwrap();
         }
         fs::write(places.state_dir.join("volumes/shop_db/rows"), "1").unwrap();
+        fs::write(places.state_dir.join("volumes/.lock-shop_db"), "").unwrap();
         fs::write(places.state_dir.join("node/identity.json"), "{}").unwrap();
         fs::create_dir_all(places.runtime_dir.join("tasks")).unwrap();
         fs::write(places.runtime_dir.join("daemon.lock"), "1").unwrap();

@@ -42,7 +42,7 @@ impl Desk {
             Ok(()) => done(&()),
             Err(RuntimeError::NoVolume(_)) => {
                 Err(Problem::not_found("volume-not-found", format!("no volume {name} on this node"))
-                    .hint("carrack volume ls lists them"))
+                    .hint("`carrack volume ls` lists them"))
             }
             Err(RuntimeError::VolumeInUse(_)) => {
                 let users: Vec<String> = using.iter().map(|task| view.name(*task)).collect();
