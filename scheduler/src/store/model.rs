@@ -250,6 +250,7 @@ impl std::fmt::Display for Key {
 /// An object whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "it lives only between a plan or a file and the tables")]
 pub(crate) enum Object {
     Cluster(ClusterRecord),
     Node(NodeRecord),
