@@ -44,7 +44,7 @@ const EVENTS_MAX: usize = 1024;
 const EVENTS_PER_TURN: usize = 256;
 /// Passes of one turn: steps that only change facts are followed by the next at once.
 const PASSES_MAX: usize = 8;
-/// Changes within this time go into one report.
+/// Changes within this time after a report go into the next; the first after a pause is reported at once.
 const REPORT_COALESCE: Duration = Duration::from_millis(20);
 /// Least time between two samples of the containers' cgroups; less than a heartbeat, so that none goes without.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
@@ -98,6 +98,7 @@ pub(crate) struct Driver<E, N> {
     remember: bool,
     ledger_version: u64,
     report_at: Instant,
+    reported_at: Instant,
     sample_at: Instant,
 }
 
@@ -169,6 +170,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
             remember: true,
             ledger_version: 0,
             report_at: Instant::now(),
+            reported_at: Instant::now(),
             sample_at: Instant::now(),
         };
         let found = driver.workers.engine.runs().await?;
@@ -475,7 +477,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
     /// Something that people and the disk should know has changed.
     pub(crate) fn changed(&mut self) {
         self.remember = true;
-        self.report_at = self.report_at.min(Instant::now() + REPORT_COALESCE);
+        self.report_at = self.report_at.min(self.reported_at + REPORT_COALESCE);
     }
 
     fn publish_tables(&mut self, assigned: &Arc<Assignment>) {
@@ -580,6 +582,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
             self.sample();
         }
         self.sequence += 1;
+        self.reported_at = Instant::now();
         let preparing = self.facts.values().any(|facts| facts.pending == Some(Pending::Prepare));
         self.report_at = Instant::now() + if preparing { REPORT_PROGRESS } else { HEARTBEAT };
         report::report(report::Sources {
