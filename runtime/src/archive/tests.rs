@@ -71,7 +71,7 @@ fn a_tree_goes_out_and_in_as_it_was() {
     fs::create_dir(from.path().join("tree/closed")).unwrap();
     fs::set_permissions(from.path().join("tree/closed"), fs::Permissions::from_mode(0o555)).unwrap();
     let (archive, source) = packed(from.path(), "tree", false).unwrap();
-    assert_eq!((source.file.name.as_str(), source.file.kind), ("tree", carrack_api::CopiedKind::Directory));
+    assert_eq!((source.file.name.as_str(), source.file.kind), ("tree", CopiedKind::Directory));
     // Other programs read it, too.
     let names: Vec<String> = tar::Archive::new(&archive[..])
         .entries()
@@ -135,7 +135,7 @@ fn nothing_leads_out_of_the_root() {
     assert!(placed(&root, IN_ROOT, "", below(), &hostile).is_err());
     symlink(outer.path().join("secret"), root.join("link")).unwrap();
     assert!(matches!(packed(&root, "link", true), Err(CopyError::Missing { .. })));
-    assert_eq!(packed(&root, "link", false).unwrap().1.file.kind, carrack_api::CopiedKind::Symlink);
+    assert_eq!(packed(&root, "link", false).unwrap().1.file.kind, CopiedKind::Symlink);
     // What replaces a link replaces the link, not what it points to.
     placed(
         &root,
@@ -168,14 +168,7 @@ fn what_is_in_the_way_is_named() {
     assert!(matches!(lost, Err(CopyError::Missing { .. })), "{lost:?}");
     let device = archive(&[entry("null", tar::EntryType::Char, "", b"")]);
     assert_eq!(placed(root.path(), IN_ROOT, "", below(), &device).unwrap().skipped, 1);
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        root.path().join("pipe"),
-        rustix::fs::FileType::Fifo,
-        0o600.into(),
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, root.path().join("pipe"), FileType::Fifo, 0o600.into(), 0).unwrap();
     assert!(matches!(packed(root.path(), "pipe", true), Err(CopyError::Unsupported { .. })));
     assert_eq!(packed(root.path(), ".", false).unwrap().1.file.name, ".");
 }

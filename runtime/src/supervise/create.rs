@@ -76,10 +76,8 @@ impl Executor for ProgramExecutor {
 
 impl ProgramExecutor {
     fn become_it(&self, argv: &[String], env: &[String]) -> ProgramError {
-        let step = |step: &str, error: std::io::Error| ProgramError::Step {
-            step: step.into(),
-            why: error.to_string(),
-        };
+        let step =
+            |step: &str, error: io::Error| ProgramError::Step { step: step.into(), why: error.to_string() };
         child::reset_signals();
         if let Err(error) = child::own_session_keyring() {
             return step("make a session keyring", error);
@@ -297,29 +295,29 @@ impl Ends {
 }
 
 /// Takes a terminal's master that was sent to a console socket.
-pub(crate) fn receive_terminal(listener: &UnixListener) -> std::io::Result<OwnedFd> {
+pub(crate) fn receive_terminal(listener: &UnixListener) -> io::Result<OwnedFd> {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
     let (socket, _) = listener.accept()?;
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut name = [0; 64];
-    recvmsg(&socket, &mut [std::io::IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    recvmsg(&socket, &mut [io::IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     control
         .drain()
         .find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         })
-        .ok_or_else(|| std::io::Error::other("no terminal was sent"))
+        .ok_or_else(|| io::Error::other("no terminal was sent"))
 }
 
 /// The filter of a run, as its supervisor wrote it.
-pub(crate) fn read_seccomp(run: &RunDir) -> std::io::Result<Option<Vec<Instruction>>> {
+pub(crate) fn read_seccomp(run: &RunDir) -> io::Result<Option<Vec<Instruction>>> {
     match std::fs::read(run.seccomp()) {
         Ok(bytes) => seccomp::from_bytes(&bytes)
             .map(Some)
-            .ok_or_else(|| std::io::Error::other("the run's seccomp filter is damaged")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            .ok_or_else(|| io::Error::other("the run's seccomp filter is damaged")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -4,21 +4,23 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use carrack_api::{MilliCpus, Mount, MountSource, VolumeName};
-use carrack_runtime::{RunId, StartError, StartRequest};
+use carrack_runtime::{ExecRequest, RunId, StartError, StartRequest};
 
 use crate::probe;
-use crate::support::Host;
+use crate::support::{DEADLINE, Host};
 
 crate::trials!(
     a_racing_container_cannot_lead_a_subpath_out,
     a_racing_container_cannot_lead_a_bind_out,
     a_racing_container_cannot_lead_a_working_directory_out,
     a_racing_container_cannot_lead_a_mount_target_out,
+    a_racing_container_cannot_lead_a_command_out,
     an_image_with_tricks_in_its_dev_and_proc_redirects_nothing,
 );
 
@@ -236,6 +238,37 @@ fn a_racing_container_cannot_lead_a_mount_target_out() {
             request.spec.mounts = vec![volume("/v", None)];
             request
         });
+    }
+}
+
+/// The working directory, the user and the program of a command are looked up in a root that changes.
+fn a_racing_container_cannot_lead_a_command_out() {
+    let host = Host::new();
+    let canary = Canary::new(&host);
+    let mut pairs: Vec<String> = (3..10).map(|fd| format!("/v/fd{fd}>/proc/self/fd/{fd}")).collect();
+    pairs.push(format!("/v/sub>{}", canary.path()));
+    racer(&host, volume("/v", None), &pairs);
+    let mut request = host.request("victim", &["sleep", "1000"]);
+    request.spec.mounts = vec![volume("/v", None)];
+    host.runtime().start(&request).unwrap();
+    let script = "pwd; cat ./* ../../../../*/file 2>/dev/null; echo touched 2>/dev/null > ./owned; true";
+    let end = Instant::now() + duration(1);
+    let mut round = 0;
+    while Instant::now() < end || round < 8 {
+        let dir =
+            ["/v/sub", "/v/fd3", "/v/fd4", "/v/fd5", "/v/fd6", "/v/fd7", "/v/fd8", "/v/sub/inner"][round % 8];
+        round += 1;
+        let order = ExecRequest {
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            working_dir: Some(dir.into()),
+            ..Default::default()
+        };
+        // A refusal is as good.
+        let Ok(mut session) = host.runtime().exec(&request.id, &order) else { continue };
+        let mut text = String::new();
+        fs::File::from(session.stdout.take().unwrap()).read_to_string(&mut text).unwrap();
+        session.wait_timeout(DEADLINE).unwrap().unwrap();
+        assert!(text.starts_with('/') && !text.contains(SECRET), "{dir}: {text}");
     }
 }
 
