@@ -132,6 +132,23 @@ mod tests {
     }
 
     #[test]
+    fn images_that_went_are_named_up_to_a_few() {
+        let gone = |count: usize| ImageCollection {
+            at: Timestamp(1),
+            images: (0..count).map(|n| format!("web:{n}")).collect(),
+            freed: carrack_api::Bytes(3 << 20),
+            used_before: 81,
+            used_after: 70,
+        };
+        assert_eq!(
+            collected(&gone(2)),
+            "the disk of the images was 81 % full: took away web:0, web:1 and freed 3 MiB; now 70 %"
+        );
+        assert!(collected(&gone(7)).contains("web:4, 2 more and freed"));
+        assert!(collected(&gone(0)).contains("no image could be taken away"));
+    }
+
+    #[test]
     fn a_life_is_told_step_by_step() {
         let starting = report(1, TaskState::Starting, Health::Unknown, 0);
         let running = report(1, TaskState::Running, Health::Unknown, 0);
