@@ -364,13 +364,14 @@ fn gone_is_fine(result: Result<(), RuntimeError>) -> Result<(), Refusal> {
     }
 }
 
-/// What the user must change is final; what the host or a registry may get over is tried again.
+/// What the user must change is final; what the host, a registry or a login may get over is tried again.
 fn refuse_image(error: image::Error) -> Refusal {
     let text = chain(&error);
     match error {
         image::Error::Io { .. }
         | image::Error::Locked { .. }
         | image::Error::Registry { .. }
+        | image::Error::Unauthorized { .. }
         | image::Error::Transport { .. }
         | image::Error::Throttled { .. }
         | image::Error::NoSpace { .. }

@@ -133,8 +133,16 @@ impl Desk {
         registry: &str,
         credentials: &RegistryCredentials,
     ) -> Result<Frame, Problem> {
-        let credentials = registry_credentials(credentials);
-        self.containers.store().login(registry, &credentials).await.map_err(image_problem)?;
+        let username = &credentials.username;
+        let shown = registry_credentials(credentials);
+        self.containers.store().login(registry, &shown).await.map_err(|error| match error {
+            image::Error::Unauthorized { .. } => {
+                let detail = format!("{registry} does not accept the password of {username}");
+                Problem::new(403, "registry-refused", detail)
+                    .hint("check both; many registries want an access token in place of the password")
+            }
+            error => image_problem(error),
+        })?;
         done(&())
     }
 
@@ -194,7 +202,7 @@ pub(super) fn find(containers: &Containers, text: &str) -> Result<(Image, Vec<Im
             format!("several images have an id that begins with {text}"),
         )),
         (None, _) => Err(Problem::not_found("image-not-found", format!("no image {text} on this node"))
-            .hint("carrack image ls lists them")),
+            .hint("`carrack image ls` lists them")),
     }
 }
 
