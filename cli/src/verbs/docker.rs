@@ -13,8 +13,7 @@ const PLUGINS: &str = "there are no plugins: volumes are local, networks are Car
 const CONTEXTS: &str = "name the daemon with --host or CARRACK_HOST";
 const COMMIT: &str = "a container's changes are gone with it; build an image, or keep data in a volume";
 const PAUSE: &str = "a task is running or it is not; `carrack stop` stops a service and keeps its volumes";
-const TRUST: &str =
-    "pin an image by its digest (image: name@sha256:...); `carrack image ls -o json` shows it";
+const TRUST: &str = "pin an image by its digest (image: name@sha256:...); `carrack image inspect` shows it";
 const CHECKPOINT: &str = "a running container cannot be saved; `carrack restart` starts it anew";
 const UPDATE: &str = "set`, or change the Compose file and `carrack deploy";
 
@@ -24,10 +23,10 @@ pub(super) const DOCKER: &[Row] = &[
     ours("images", "image ls"),
     ours("rmi", "image rm"),
     ours("load", "image load"),
-    ours("save", "image save -o FILE IMAGE"),
-    ours("tag", "image tag IMAGE NAME"),
+    ours("save", "image save"),
+    ours("tag", "image tag"),
     ours("pull", "image pull"),
-    ours("history", "image ls -o json"),
+    ours("history", "image inspect"),
     ours("import", "image load"),
     ours("info", "doctor` and `carrack version"),
     ours("top", "exec TARGET ps"),
@@ -38,7 +37,7 @@ pub(super) const DOCKER: &[Row] = &[
     ours("rename", "deploy -p NAME"),
     ours("context", "version --host SOCKET"),
     ours("system", "doctor"),
-    ours("trust", "image ls -o json"),
+    ours("trust", "image inspect"),
     not_there("build", BUILD),
     not_there("builder", BUILD),
     not_there("buildx", BUILD),
@@ -47,13 +46,16 @@ pub(super) const DOCKER: &[Row] = &[
     not_there("search", "ask the registry's own site"),
     not_there("commit", COMMIT),
     not_there("diff", COMMIT),
-    not_there("export", "`carrack cp TARGET:/ -` writes files as a tar archive"),
+    not_there(
+        "export",
+        "`carrack cp TARGET:/ -` writes files as a tar archive, `carrack image save` an image",
+    ),
     not_there("pause", PAUSE),
     not_there("unpause", PAUSE),
     not_there("checkpoint", CHECKPOINT),
     not_there(
         "manifest",
-        "a manifest list is read, never written; `carrack image ls -o json` shows what was chosen",
+        "a manifest list is read, never written; `carrack image inspect` shows what was chosen",
     ),
     not_there("network", NETWORKS),
     not_there("networks", NETWORKS),
@@ -71,10 +73,7 @@ pub(super) const DOCKER_OBJECTS: &[Row] = &[
         "container prune",
         "ps -a` to see past tasks: they are forgotten by themselves, as in `carrack defaults",
     ),
-    ours("image inspect", "image ls -o json"),
-    ours("image tag", "image ls"),
-    ours("volume inspect", "volume ls -o json"),
-    ours("image history", "image ls -o json"),
+    ours("image history", "image inspect"),
     ours("image import", "image load"),
     not_there("image build", BUILD),
     not_there("image push", PUSH),
