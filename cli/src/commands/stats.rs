@@ -94,7 +94,7 @@ impl Watch {
         };
         // Without a target it is the stack that is here, when it is deployed, else everything.
         let any = tasks.iter().any(here);
-        if !(all && !any) {
+        if !all || any {
             tasks.retain(here);
         }
         tasks.retain(|task| task.state == TaskState::Running);
