@@ -173,7 +173,7 @@ fn a_one_off_task_has_the_surroundings_of_its_service_and_leaves_nothing() {
     // A killed command leaves its task to the server, which takes it away after its end.
     let mut child = lab
         .cli()
-        .args(["run", "--rm", "--name", "orphan", "shop/shell", "sleep", "3"])
+        .args(["run", "--rm", "--name", "orphan", "shop/shell", "sleep", "6"])
         .spawn()
         .expect("start run");
     until("it runs", SOON, || match runs().first() {
