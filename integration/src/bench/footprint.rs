@@ -25,10 +25,10 @@ pub(super) fn run(setting: &Setting) -> Vec<Figure> {
     let theirs: Vec<Round> = theirs.into_iter().flatten().collect();
     let column = |rounds: &[Round], at: usize| rounds.iter().map(|round| round[at]).collect::<Vec<_>>();
     vec![
-        Figure::new("footprint.daemon.idle", "MB", &column(&mine, 0))
+        Figure::new("footprint.idle", "MB", &column(&mine, 0))
             .beside(swarm::NAME, &column(&theirs, 0))
             .target(Target::AtMost(25.0)),
-        Figure::new("footprint.daemon.100", "MB", &column(&mine, 1))
+        Figure::new("footprint.100", "MB", &column(&mine, 1))
             .beside(&format!("{}, host net", swarm::NAME), &column(&theirs, 1))
             .target(Target::AtMost(100.0)),
     ]
