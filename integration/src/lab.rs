@@ -399,7 +399,13 @@ impl Lab {
     }
 
     /// [`Lab::registry`], which answers only those who know the password; `htpasswd` is `USER:HASH` with bcrypt.
-    pub fn private_registry(&mut self, images: &[&str], htpasswd: &str, user: &str, password: &str) -> String {
+    pub fn private_registry(
+        &mut self,
+        images: &[&str],
+        htpasswd: &str,
+        user: &str,
+        password: &str,
+    ) -> String {
         let file = self.write("htpasswd", &format!("{htpasswd}\n"));
         let auth = format!("auth:\n  htpasswd:\n    realm: private\n    path: {file}\n");
         self.serve_registry(images, &auth, Some(&format!("{user}:{password}")))
@@ -419,7 +425,11 @@ impl Lab {
             command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start docker-registry");
         self.registry = Some(child);
         until("the registry answers", DAEMON_READY, || {
-            self.get(&format!("127.0.0.1:{PORT}"), "/v2/").map(drop)
+            match self.get(&format!("127.0.0.1:{PORT}"), "/v2/") {
+                // To ask for a password is an answer.
+                Err(error) if login.is_some() && error.to_string().contains(" 401 ") => Ok(()),
+                other => other.map(drop),
+            }
         });
         for name in images {
             let from = format!("oci:{}:{name}", Self::images().join("oci").display());
