@@ -5,11 +5,6 @@
 //!
 //! `LONG=1` (`make test-all`): 1,000 kills, or as many as fit into four minutes on a slow machine; else 20.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "how many kills and writes there were is what a reader wants to see"
-)]
-
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
