@@ -60,7 +60,7 @@ fn details(snapshot: &Snapshot, status: VolumeStatus) -> VolumeDetails {
     };
     let keep = match (
         services.is_empty() && status.used_by.is_empty(),
-        snapshot.stacks.values().any(|stack| of_stack(&stack.name)),
+        snapshot.stacks.values().any(|stack| stack.phase != StackPhase::Removed && of_stack(&stack.name)),
     ) {
         (false, _) => VolumeKeep::Used,
         (true, true) => VolumeKeep::Stack,
