@@ -97,7 +97,8 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Reads the files in `directory`; a torn tail of the log is cut off, as it was never acknowledged.
+    /// Reads the files in `directory`; a torn tail of the log is cut off, as it was never acknowledged. Files of an older version
+    /// are written anew before anything is appended to them: an older binary must see by their headers that it cannot read them.
     pub(crate) fn open(directory: &Path) -> Result<Self, DiskError> {
         let snapshot_path = directory.join("snapshot");
         let log_path = directory.join("log");
@@ -105,22 +106,23 @@ impl Disk {
             forget(&new_path(directory, name));
         }
         let bytes = read_if_there(&snapshot_path)?;
-        let mut state = match &bytes {
+        let (mut state, snapshot_version) = match &bytes {
             Some(bytes) => read_snapshot(&snapshot_path, bytes)?,
-            None => Snapshot::default(),
+            None => (Snapshot::default(), STORE_VERSION),
         };
         let snapshot_bytes = bytes.map_or(0, |b| b.len() as u64);
-        let log_bytes = match read_if_there(&log_path)? {
-            Some(bytes) => Some(replay(&log_path, &bytes, &mut state)?),
+        let replayed = match read_if_there(&log_path)? {
+            Some(bytes) => replay(&log_path, &bytes, &mut state)?,
             None => None,
         };
-        let log_bytes = match log_bytes {
-            Some(length) if length > 0 => length,
+        let version = replayed.map_or(STORE_VERSION, |(_, version)| version).min(snapshot_version);
+        let log_bytes = match replayed {
+            Some((length, _)) => length,
             // No log, or one whose very header was cut off by a crash.
             _ => write_whole(directory, "log", &header(state.index), "store.1-create")?,
         };
         let log = open_log(&log_path, log_bytes)?;
-        Ok(Self {
+        let mut disk = Self {
             directory: directory.to_path_buf(),
             state,
             log,
@@ -128,7 +130,16 @@ impl Disk {
             snapshot_bytes,
             compact_from: 0,
             damaged: false,
-        })
+        };
+        if version < STORE_VERSION {
+            tracing::info!(
+                from = version,
+                to = STORE_VERSION,
+                "the store is written anew in this version's format"
+            );
+            disk.fold()?;
+        }
+        Ok(disk)
     }
 
     /// The state that the files hold.
@@ -244,7 +255,8 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<Option<(Header, usize)>, Dis
     }
 }
 
-fn read_snapshot(path: &Path, bytes: &[u8]) -> Result<Snapshot, DiskError> {
+/// The state that a snapshot holds, and the version it is of.
+fn read_snapshot(path: &Path, bytes: &[u8]) -> Result<(Snapshot, u32), DiskError> {
     let corrupt =
         |offset, reason: &str| DiskError::Corrupt { path: path.to_path_buf(), offset, reason: reason.into() };
     let Some((header, mut at)) = read_header(path, bytes)? else {
@@ -258,16 +270,17 @@ fn read_snapshot(path: &Path, bytes: &[u8]) -> Result<Snapshot, DiskError> {
         };
         match serde_json::from_slice(payload).map_err(|e| corrupt(at, &e.to_string()))? {
             Part::Object { version, object } => state.apply(Op::Put(object), version),
-            Part::End { objects } if objects == count => return Ok(state),
+            Part::End { objects } if objects == count => return Ok((state, header.version)),
             Part::End { .. } => return Err(corrupt(at, "objects are missing")),
         }
         (at, count) = (end, count + 1);
     }
 }
 
-/// Applies the log to the state; answers how many bytes of it are whole.
-fn replay(path: &Path, bytes: &[u8], state: &mut Snapshot) -> Result<u64, DiskError> {
-    let Some((header, mut at)) = read_header(path, bytes)? else { return Ok(0) };
+/// Applies the log to the state; answers how many bytes of it are whole, and the version it is of. `None` when a crash cut its
+/// very header off.
+fn replay(path: &Path, bytes: &[u8], state: &mut Snapshot) -> Result<Option<(u64, u32)>, DiskError> {
+    let Some((header, mut at)) = read_header(path, bytes)? else { return Ok(None) };
     let corrupt = |offset, reason: String| DiskError::Corrupt { path: path.to_path_buf(), offset, reason };
     if header.index > state.index {
         return Err(corrupt(
@@ -282,7 +295,7 @@ fn replay(path: &Path, bytes: &[u8], state: &mut Snapshot) -> Result<u64, DiskEr
                 apply_group(group, state).map_err(|reason| corrupt(at, reason))?;
                 at = end;
             }
-            Next::End | Next::Torn => return Ok(at as u64),
+            Next::End | Next::Torn => return Ok(Some((at as u64, header.version))),
             Next::Corrupt => return Err(corrupt(at, "a frame cannot be read and later ones can".into())),
         }
     }

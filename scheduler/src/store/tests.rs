@@ -130,6 +130,60 @@ fn files_of_a_newer_version_are_refused() {
     assert!(error.contains("newer carrack (store version 3; this one reads up to 2)"), "{error}");
 }
 
+/// The files in `directory` as the version before wrote them: the bodies are the same, the header says 1.
+fn age(directory: &Path, name: &str) {
+    let path = directory.join(name);
+    let bytes = std::fs::read(&path).unwrap();
+    let frame::Next::Frame(header, end) = frame::next(&bytes, 0) else { panic!("no header in {name}") };
+    let old = String::from_utf8(header.to_vec()).unwrap().replace("\"version\":2", "\"version\":1");
+    std::fs::write(path, [frame::encode(old.as_bytes()), bytes[end..].to_vec()].concat()).unwrap();
+}
+
+/// What the header of a file says.
+fn version_of(directory: &Path, name: &str) -> String {
+    let bytes = std::fs::read(directory.join(name)).unwrap();
+    let frame::Next::Frame(header, _) = frame::next(&bytes, 0) else { panic!("no header in {name}") };
+    String::from_utf8(header.to_vec()).unwrap()
+}
+
+#[test]
+fn files_of_the_version_before_are_read_and_then_say_that_they_are_new() {
+    for folded in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = open(dir.path());
+        opened.0.commit_blocking(put("a", 1)).unwrap();
+        close(opened);
+        if folded {
+            disk::Disk::open(dir.path()).unwrap().compact().unwrap();
+            age(dir.path(), "snapshot");
+        }
+        age(dir.path(), "log");
+        let opened = open(dir.path());
+        assert_eq!(revision(&opened.0, "a"), Some(1));
+        opened.0.commit_blocking(put("a", 2)).unwrap();
+        close(opened);
+        for name in ["snapshot", "log"] {
+            let header = version_of(dir.path(), name);
+            assert!(header.contains("\"version\":2"), "an older binary must refuse the {name}: {header}");
+        }
+        let opened = open(dir.path());
+        assert_eq!(revision(&opened.0, "a"), Some(2));
+        close(opened);
+    }
+}
+
+#[test]
+fn objects_of_version_1_are_read() {
+    // None of the fields that version 2 added.
+    let mut value = serde_json::to_value(stack("a", 1)).unwrap();
+    let fields = value["stack"].as_object_mut().unwrap();
+    for added in ["resolved", "stopped", "fresh", "set"] {
+        assert!(fields.remove(added).is_some(), "{added}");
+    }
+    let read: Object = serde_json::from_value(value).unwrap();
+    assert_eq!(read, stack("a", 1));
+}
+
 #[test]
 fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
     let dir = tempfile::tempdir().unwrap();
