@@ -1,7 +1,6 @@
 //! The main job on real kernel objects: hello with nginx and redis behind names, VIPs and ports; scale, updates, isolation.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use carrack_api::{Health, Rollout, ServiceStatus, StackStatus, TaskState};
 use carrack_integration::lab::{HOST_ADDRESS, Lab, SOON};
