@@ -34,6 +34,9 @@ const VOLUMES: &str = "volumes";
 /// What is beside the volumes without being one: locks, and copies that were broken off. No volume's name begins with a dot.
 const UNFINISHED: [&str; 2] = [".lock-", ".copy-"];
 
+/// What is in every directory that a daemon ever had, and goes last.
+const MARK: &str = "daemon.lock";
+
 /// Where an installation is.
 #[derive(Debug, Clone)]
 pub struct Places {
@@ -62,6 +65,20 @@ impl Removed {
     fn left(&mut self, what: impl Into<String>) {
         self.kept.push(what.into());
     }
+}
+
+/// A directory of the two that no daemon ever had although something is in it: a mistyped one, whose `images` or `root` are somebody
+/// else's. To be asked before anything is taken away, and before the locks are taken, which leave the mark by which this is told.
+pub fn strange(places: &Places) -> Result<Option<PathBuf>, NodeError> {
+    for directory in [&places.state_dir, &places.runtime_dir] {
+        // Volumes alone are what an uninstall that kept them has left.
+        let found = entries(directory)?.iter().any(|name| name != VOLUMES);
+        let marked = [MARK, "node/identity.json"].iter().any(|name| directory.join(name).exists());
+        if found && !marked {
+            return Ok(Some(directory.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a daemon that is gone has left containers here that can be told to be of this node.
@@ -153,11 +170,23 @@ fn remove_volumes(directory: &Path, with_data: bool, done: &mut Removed) -> Resu
         }
     }
     match fs::remove_dir(directory) {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
-            Err(file_error("remove", directory)(error))
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+            spared(directory, error).map(|why| done.kept.extend(why))
         }
         _ => Ok(()),
     }
+}
+
+/// Why a directory that is empty stays: it is not ours to remove when something is mounted there, or when it is a symlink to where
+/// the administrator wants it. `None` when it is gone already.
+fn spared(directory: &Path, error: io::Error) -> Result<Option<String>, NodeError> {
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => return Ok(None),
+        io::ErrorKind::ResourceBusy => "something is mounted there",
+        io::ErrorKind::NotADirectory => "it is a symlink to where it is kept",
+        _ => return Err(file_error("remove", directory)(error)),
+    };
+    Ok(Some(format!("{}, empty: {why}", directory.display())))
 }
 
 fn remove_names(directory: &Path, names: &[&str], done: &mut Removed) -> Result<(), NodeError> {
@@ -180,8 +209,7 @@ fn remove_directory(directory: &Path, done: &mut Removed) -> Result<(), NodeErro
                 done.gone(directory.display().to_string());
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(file_error("remove", directory)(error)),
+            Err(error) => spared(directory, error).map(|why| done.kept.extend(why)),
         };
     }
     for name in left.iter().filter(|name| *name != VOLUMES) {
@@ -253,6 +281,34 @@ mod tests {
         let mut nothing = Removed::default();
         remove_files(&places, true, &mut nothing).unwrap();
         assert_eq!(nothing, Removed::default());
+    }
+
+    #[test]
+    fn a_directory_that_no_daemon_had_is_told_before_anything_goes() {
+        let (base, places) = installed();
+        assert_eq!(strange(&places).unwrap(), None);
+        let home = base.path().join("home");
+        fs::create_dir_all(home.join("images")).unwrap();
+        let mistyped = Places { state_dir: home.clone(), ..places.clone() };
+        assert_eq!(strange(&mistyped).unwrap(), Some(home.clone()));
+        let mistyped = Places { runtime_dir: home.clone(), ..places.clone() };
+        assert_eq!(strange(&mistyped).unwrap(), Some(home));
+        // What an uninstall left, and what is not there at all.
+        remove_files(&places, false, &mut Removed::default()).unwrap();
+        assert_eq!(strange(&places).unwrap(), None);
+        remove_files(&places, true, &mut Removed::default()).unwrap();
+        assert_eq!(strange(&places).unwrap(), None);
+    }
+
+    #[test]
+    fn a_state_directory_behind_a_symlink_is_emptied_and_the_symlink_stays() {
+        let (base, places) = installed();
+        let link = base.path().join("link");
+        std::os::unix::fs::symlink(&places.state_dir, &link).unwrap();
+        let mut done = Removed::default();
+        remove_files(&Places { state_dir: link.clone(), ..places.clone() }, true, &mut done).unwrap();
+        assert_eq!(fs::read_dir(&places.state_dir).unwrap().count(), 0);
+        assert_eq!(done.kept, [format!("{}, empty: it is a symlink to where it is kept", link.display())]);
     }
 
     #[test]

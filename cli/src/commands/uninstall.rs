@@ -9,7 +9,7 @@ use std::path::Path;
 
 use carrack_api::client::Client;
 use carrack_api::{Info, defaults};
-use carrack_node::uninstall::{Places, Removed, needs_stop, remove_files, stop_in_order, sweep};
+use carrack_node::uninstall::{Places, Removed, needs_stop, remove_files, stop_in_order, strange, sweep};
 use serde_json::json;
 
 use crate::args::{Global, OutputFormat, UninstallArgs};
@@ -44,6 +44,7 @@ pub(crate) fn main(args: &UninstallArgs, global: &Global) -> Outcome {
         ))
         .hint(format!("carrack uninstall --state-dir {}", info.state_dir)));
     }
+    refuse_strange(&places)?;
     if !args.yes {
         confirm(args, &places, running.is_some())?;
     }
@@ -70,6 +71,20 @@ fn places(args: &UninstallArgs) -> Result<Places, CliError> {
     let exe = std::env::current_exe()
         .map_err(|error| CliError::new("this program cannot find itself").caused_by(&error))?;
     Ok(Places { state_dir: absolute(&args.state_dir)?, runtime_dir: absolute(&args.runtime_dir)?, exe })
+}
+
+/// A directory that was never a daemon's is not emptied.
+fn refuse_strange(places: &Places) -> Result<(), CliError> {
+    let found = strange(places)
+        .map_err(|error| CliError::new("it cannot be told what is installed").caused_by(&error))?;
+    match found {
+        None => Ok(()),
+        Some(directory) => Err(CliError::usage(format!(
+            "{} holds something, but no carrack daemon ever had it",
+            directory.display()
+        ))
+        .hint("give the daemon's own directories: carrack uninstall --state-dir DIR --runtime-dir DIR")),
+    }
 }
 
 fn absolute(path: &Path) -> Result<std::path::PathBuf, CliError> {
