@@ -175,6 +175,10 @@ impl Lab {
         command.arg(Self::carrack_binary()).arg("daemon");
         command.arg("--state-dir").arg(self.state()).arg("--runtime-dir").arg(&self.runtime_directory);
         command.arg("--socket").arg(self.socket()).args(["--hostname", "lab"]);
+        for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+            // What the one who runs the tests has set is nothing that a lab could reach.
+            command.env_remove(name);
+        }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -295,6 +299,8 @@ impl Lab {
     pub fn cli(&self) -> Command {
         let mut command = Command::new(Self::carrack_binary());
         command.env("CARRACK_HOST", self.socket()).env("NO_COLOR", "1").current_dir(self.directory.path());
+        // Not the logins of whoever runs the tests.
+        command.env("DOCKER_CONFIG", self.path("docker"));
         command
     }
 

@@ -27,6 +27,9 @@ crate::trials!(
 /// What stands in every file that nobody may reach.
 const SECRET: &str = "canary";
 
+/// Starts after which a case that must start once is given up.
+const RUNS_MAX: u32 = 500;
+
 /// How long one of several cases of a test races.
 fn duration(cases: usize) -> Duration {
     let seconds = std::env::var("CARRACK_RACE_SECONDS").ok().and_then(|text| text.parse().ok());
@@ -114,13 +117,18 @@ fn racer(host: &Host, mount: Mount, pairs: &[String]) {
     host.wait_line("racer", "swapping");
 }
 
-/// Starts, reads and removes runs until the time is over: how many started, and why others did not.
-fn race(host: &Host, cases: usize, make: impl Fn(&Host) -> StartRequest) -> (u32, Vec<StartError>) {
+/// Starts, reads and removes runs until the time is over and `least` have started: how many started, and why others did not.
+fn race(
+    host: &Host,
+    cases: usize,
+    least: u32,
+    make: impl Fn(&Host) -> StartRequest,
+) -> (u32, Vec<StartError>) {
     let end = Instant::now() + duration(cases);
     let mut request = make(host);
     let (mut started, mut refused) = (0, Vec::new());
-    // At least a few, however slow the machine is.
-    while Instant::now() < end || request.id.run < 5 {
+    // At least a few, however slow the machine is, and as many as luck needs.
+    while Instant::now() < end || request.id.run < 5 || (started < least && request.id.run < RUNS_MAX) {
         match host.runtime().start(&request) {
             Ok(_) => {
                 started += 1;
@@ -147,7 +155,7 @@ fn a_racing_container_cannot_lead_a_subpath_out() {
     let up = format!("../../../../../../../../../..{out}");
     racer(&host, volume("/v", None), &[format!("/v/sub>{out}"), format!("/v/up>{up}"), "/v/root>/".into()]);
     for subpath in ["sub", "up/inner", "root"] {
-        let (started, _) = race(&host, 3, |host| {
+        let (started, _) = race(&host, 3, 1, |host| {
             let mut request = host.shell(&format!("victim-{}", subpath.replace('/', "-")), TOUCH);
             request.spec.mounts = vec![volume("/m", Some(subpath))];
             request
@@ -168,7 +176,7 @@ fn a_racing_container_cannot_lead_a_bind_out() {
         &[format!("/v/sub>{out}"), format!("/v/ours>{}", host.dir.path().join("state").display())],
     );
     for source in ["sub/inner", "sub/new/dir", "ours/volumes"] {
-        let (_, refused) = race(&host, 3, |host| {
+        let (_, refused) = race(&host, 3, 0, |host| {
             let mut request = host.shell(&format!("victim-{}", source.replace('/', "-")), TOUCH);
             request.spec.mounts = vec![bind(shared.join(source).display().to_string(), "/m")];
             request
@@ -191,7 +199,7 @@ fn a_racing_container_cannot_lead_a_working_directory_out() {
     let script = "cat ./* 2>/dev/null; echo touched 2>/dev/null > ./owned; mkdir -p ./made; ls -d ../../../..; \
                   cat ../../../../*/file 2>/dev/null; true";
     for dir in ["/v/sub/new/dir", "/v/fd3", "/v/fd5", "/v/fd7/..", "/v/fd8/new"] {
-        let (_, refused) = race(&host, 5, |host| {
+        let (_, refused) = race(&host, 5, 0, |host| {
             let mut request = host.shell(&format!("victim{}", dir.replace(['/', '.'], "-")), script);
             request.spec.mounts = vec![volume("/v", None)];
             request.spec.working_dir = Some(dir.trim_end_matches("/..").into());
@@ -230,7 +238,7 @@ fn a_racing_container_cannot_lead_a_mount_target_out() {
     let out = canary.path();
     racer(&host, volume("/v", None), &[format!("/v/sub>{out}"), "/v/proc>/proc/sys/kernel".into()]);
     for target in ["/v/sub/inner/m", "/v/proc/inner"] {
-        race(&host, 2, |host| {
+        race(&host, 2, 0, |host| {
             let script = format!("echo touched > {target}/owned; cat /v/*/* 2>/dev/null; true");
             let mut request = host.shell(&format!("victim{}", target.replace('/', "-")), &script);
             // The inner volume takes what the image has there: also a copy.

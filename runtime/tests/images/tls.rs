@@ -113,7 +113,12 @@ fn a_registry_by_name_with_the_hosts_certificates() {
          http: {addr: '192.0.2.1:443', tls: {certificate: cert.pem, key: key.pem}}\n",
     )
     .unwrap();
-    let output = Command::new("unshare")
+    let mut command = Command::new("unshare");
+    // A proxy of whoever runs the tests knows nothing of this namespace.
+    for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env_remove(name);
+    }
+    let output = command
         .args(["--net", "--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"])
         .arg(work.path())
         .arg(&image)
