@@ -76,6 +76,7 @@ fn not_understood(error: &clap::Error) -> Outcome {
             return Ok(Code::Ok);
         }
         ErrorKind::InvalidSubcommand => {}
+        ErrorKind::UnknownArgument => return unknown_argument(error),
         _ => {
             terminal::say(error.to_string().trim_end());
             return Ok(Code::UsageOrChanged);
@@ -85,13 +86,31 @@ fn not_understood(error: &clap::Error) -> Outcome {
         terminal::say(error.to_string().trim_end());
         return Ok(Code::UsageOrChanged);
     };
-    let words: Vec<String> =
-        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let words = typed_words();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let at = words.iter().position(|word| word == verb).unwrap_or_default();
     // `image build`: the first word is ours, the second is not.
     let begin = if at > 0 && commands::has_subcommands(words[at - 1]) { at - 1 } else { at };
     Err(commands::unknown_verb(words.get(begin..).unwrap_or_default(), at - begin))
+}
+
+/// An option, or a word too many, that the verb does not take.
+fn unknown_argument(error: &clap::Error) -> Outcome {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+        terminal::say(error.to_string().trim_end());
+        return Ok(Code::UsageOrChanged);
+    };
+    let near = match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(near)) => Some(near.as_str()),
+        _ => None,
+    };
+    let words = typed_words();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Err(commands::unknown_option(&words, option, near))
+}
+
+fn typed_words() -> Vec<String> {
+    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// A panic in raw mode would leave a terminal that shows nothing and a message that nobody can read.

@@ -5,6 +5,7 @@
 
 mod docker;
 mod nomad;
+mod options;
 
 /// A verb of another tool, of one word or two.
 struct Row {
@@ -58,6 +59,11 @@ pub(crate) fn answer(words: &[&str], is_ours: &dyn Fn(&str) -> bool) -> Option<S
         }
     }
     find(first)
+}
+
+/// What to type in place of an option of another tool, or of a word too many, behind a verb of ours; empty is before any verb.
+pub(crate) fn option(verb: &str, option: &str) -> Option<&'static str> {
+    options::answer(verb, option)
 }
 
 fn find(verb: &str) -> Option<String> {

@@ -117,6 +117,31 @@ pub(crate) fn unknown_verb(words: &[&str], known: usize) -> CliError {
     }
 }
 
+/// The answer to an option, or a word too many, that the verb among `words` does not take; `near` is one that it has.
+pub(crate) fn unknown_option(words: &[&str], option: &str, near: Option<&str>) -> CliError {
+    let root = Cli::command();
+    let mut rest = words.iter().take_while(|word| **word != option);
+    let mut path = Vec::new();
+    let mut command = &root;
+    while let Some(verb) = rest.find_map(|word| command.find_subcommand(word)) {
+        path.push(verb.get_name().to_owned());
+        command = verb;
+        if !verb.has_subcommands() {
+            break;
+        }
+    }
+    let path = path.join(" ");
+    let behind = if path.is_empty() { "carrack".to_owned() } else { format!("carrack {path}") };
+    let error = CliError::usage(format!("`{behind}` does not take `{option}`"));
+    match (verbs::option(&path, option), near) {
+        (Some(answer), _) => error.hint(answer),
+        (None, Some(near)) => {
+            error.hint(format!("did you mean `{near}`? `{behind} --help` lists the options"))
+        }
+        (None, None) => error.hint(format!("`{behind} --help` lists the options")),
+    }
+}
+
 /// All stacks.
 async fn stacks(context: &Context) -> Result<Vec<StackStatus>, CliError> {
     Ok(context.client.get("/v1/stacks").await?)
@@ -184,5 +209,22 @@ mod tests {
             unknown_verb(&["image", "pul"], 1).render(false).contains("did you mean `carrack image pull`?")
         );
         assert!(unknown_verb(&["image", "build"], 1).render(false).contains("unknown command `image build`"));
+    }
+
+    #[test]
+    fn an_unknown_option_is_answered_with_ours() {
+        let told = |words: &[&str], option: &str, near| unknown_option(words, option, near).render(false);
+        assert!(
+            told(&["-o", "json", "stop", "-t", "5", "web"], "-t", None)
+                .starts_with("error: `carrack stop` does not take `-t`\nhint: how long a task may take")
+        );
+        assert!(
+            told(&["image", "ls", "-q"], "-q", None).starts_with("error: `carrack image ls` does not take")
+        );
+        assert!(told(&["-f", "x.yaml", "up"], "-f", None).contains("behind the verb"));
+        assert_eq!(
+            told(&["ls", "--outptu"], "--outptu", Some("--output")),
+            "error: `carrack ls` does not take `--outptu`\nhint: did you mean `--output`? `carrack ls --help` lists the options\n"
+        );
     }
 }

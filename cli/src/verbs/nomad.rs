@@ -7,7 +7,7 @@ const ONE_HOST: &str = "a cluster is one host so far; `carrack version` shows it
 const SPACES: &str = "stacks are the name spaces: `carrack ls`";
 const QUOTA: &str = "limit a service with `deploy.resources` in the Compose file";
 const ENTERPRISE: &str = "there is nothing to license";
-const VARIABLES: &str = "use `.env`, `environment:` and `secrets:` of the Compose file";
+const VARIABLES: &str = "use `.env` and `environment:` of the Compose file";
 const EVALUATIONS: &str = "decisions are events: `carrack events`";
 const FUNCTIONS: &str = "a stack's tasks are all of its Compose file; run something once with `carrack run`";
 
