@@ -85,7 +85,7 @@ async fn credentials_are_kept_sealed_and_outlive_a_restart_a_deploy_without_and_
     fixture.told(&[("shop", CANARY)]).await;
     let mut second = spec.clone();
     let replicas = ServiceMode::Replicated { replicas: 2 };
-    second.services.values_mut().for_each(|service| service.mode = replicas.clone());
+    second.services.values_mut().for_each(|service| service.mode = replicas);
     assert_eq!(fixture.put_as(&second, None).await.unwrap().revision, 2, "what is kept serves later deploys");
 
     assert_eq!(fixture.login("wrong").await.unwrap_err().status, 403);
