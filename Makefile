@@ -16,7 +16,7 @@ PACKAGES := ca-certificates gcc libc6-dev libc-bin iproute2 nftables procps util
 
 export CARRACK IMAGES
 
-.PHONY: help setup build man images demo demo-down test test-all bench fmt lint clean
+.PHONY: help setup build man images demo demo-down test test-all fuzz bench fmt lint clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,10 @@ test: lint build images ## every test but the long ones; needs root
 
 test-all: test ## what CI runs: those, then the long forms of some
 	@integration/test.sh --long
+
+fuzz: ## fuzz what reads images and registries (FUZZ_SECONDS=40 for each target)
+	@integration/setup.sh g++
+	@integration/fuzz.sh
 
 # Peers that benchmarks compare with; what is not installed is skipped with a line that says so.
 PEER_PACKAGES := docker.io podman crun runc conmon

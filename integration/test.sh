@@ -20,6 +20,8 @@ else
         [ "${PIPESTATUS[0]}" = 0 ] || echo 1 >"$log.code"
     }
     CARRACK_RACE_SECONDS=60 long --test containers -- races::
+    make --no-print-directory fuzz 2>&1 | tee -a "$log"
+    [ "${PIPESTATUS[0]}" = 0 ] || echo 1 >"$log.code"
     LONG=1 long --test live_failpoints -- step_of_a_deploy step_of_a_crash
     LONG=1 long --test live_kill_cycles
 fi

@@ -46,7 +46,7 @@ pub(crate) struct ImageRecord {
     pub(crate) layers: Vec<LayerRecord>,
     /// When it was first stored, in milliseconds since the epoch.
     pub(crate) stored_unix_ms: u64,
-    /// Whether a registry gave it, so that it can be had again.
+    /// Whether registries alone gave it, so that it can be had again under each of its names.
     #[serde(default)]
     pub(crate) pulled: bool,
 }

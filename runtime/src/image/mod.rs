@@ -24,6 +24,8 @@ mod credentials;
 mod digest;
 mod disk;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gc;
 mod index;
 mod load;

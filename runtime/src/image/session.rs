@@ -132,7 +132,8 @@ impl Session {
                 stored_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
                 ..image.record.clone()
             });
-            record.pulled |= image.record.pulled;
+            // Once loaded by hand it stays: under the name that it was loaded by no registry has it.
+            record.pulled &= image.record.pulled;
             record.indices.extend(image.record.indices);
             for name in image.names {
                 index.names.insert(name, found.clone());

@@ -33,6 +33,16 @@ pub fn resolve_user(root: &RootTree, user: &str) -> Result<ResolvedUser> {
     resolve(user, &read("/etc/passwd")?, &read("/etc/group")?)
 }
 
+/// Resolves what `data` holds between zero bytes: a user, a passwd and a group file. For fuzzing.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read_all(data: &[u8]) {
+    let mut parts = data.splitn(3, |byte| *byte == 0);
+    let user = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    if let Ok(found) = resolve(&user, parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) {
+        assert!(found.uid != u32::MAX && found.gid != u32::MAX, "nobody is not somebody");
+    }
+}
+
 /// One half of a `user` field.
 enum Part<'a> {
     Name(&'a str),

@@ -238,6 +238,26 @@ fn range_start(response: &Response<Incoming>) -> Option<u64> {
     range.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
 }
 
+/// Reads a text as each of the things that a registry says. For fuzzing.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read_all(text: &str) {
+    let base = http::Uri::from_static("https://registry.example/v2/");
+    // Any answer is fine; that there is one is the point.
+    let _ = challenge::Challenge::choose(&[text]);
+    let _ = challenge::parse_token(text.as_bytes());
+    let _ = challenge::error_message(text.as_bytes(), 100);
+    let _ = challenge::join(&base, text);
+    let _ = retry::parse_retry_after(text, 0);
+    let settings = RegistryConfig {
+        https_proxy: Some(text.to_owned()),
+        no_proxy: text.to_owned(),
+        hosts: [(text.to_owned(), HostConfig { mirrors: vec![text.to_owned()], ..Default::default() })]
+            .into(),
+        ..Default::default()
+    };
+    let _ = settings.check();
+}
+
 /// A body that arrives in chunks.
 pub(super) struct BlobBody<'a> {
     registry: &'a Registry,

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::io::{self, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -42,15 +43,15 @@ fn run(arguments: &[OsString]) -> Result<Done, Failure> {
         .map_err(|error| Failure::Failed(format!("the unpack child's argument is malformed: {error}")))?;
     carrack_api::fail::point("unpack.1-confine").map_err(|error| Failure::Failed(error.to_string()))?;
     confine::confine(&setup).map_err(Failure::Failed)?;
-    unpack(io::stdin().lock(), setup.limits)
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| Failure::Failed(io::Error::from(error).to_string()))?;
+    rustix::process::umask(Mode::empty());
+    unpack(io::stdin().lock(), root, setup.limits)
 }
 
-/// Unpacks the layer that `input` yields into the root of this process.
-fn unpack(input: impl Read, limits: Limits) -> Result<Done, Failure> {
+/// Unpacks the layer that `input` yields below `root`.
+pub(super) fn unpack(input: impl Read, root: OwnedFd, limits: Limits) -> Result<Done, Failure> {
     let failed = |error: io::Error| Failure::Failed(error.to_string());
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| failed(error.into()))?;
-    rustix::process::umask(Mode::empty());
     let mut extractor = Extractor::new(root, limits.clone());
 
     let compressed = Rc::new(Cell::new(0));
