@@ -13,13 +13,15 @@
 //! | `__copy` | files in or out of a running container | `archive` |
 //! | `__unpack-layer` | unpack one layer of an image, confined | `image::unpack` |
 
+use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use carrack_api::fail;
 
-use crate::{archive, exec_child, image, init, keep, supervise, template};
+use crate::{archive, child, exec_child, image, init, keep, supervise, template};
 
 /// To be called first thing in `main`: when the first argument is one of our hidden modes, runs it and does not return.
 pub fn dispatch() {
@@ -47,6 +49,22 @@ pub fn dispatch() {
         archive::MODE => archive::main(&text),
         _ => {}
     }
+}
+
+/// Lets no child of this process have what its caller left open beyond the standard streams: children outlive the daemon, and
+/// so would the lock or the pipe of a script that started it. To be called before anything is started.
+pub fn keep_from_children() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        match entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) {
+            Some(fd) if fd > 2 => match child::set_cloexec(fd, true) {
+                // Closed meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+                result => result?,
+            },
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A command that runs this binary in a mode, with an empty environment but for armed fail points.

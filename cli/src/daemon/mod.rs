@@ -38,6 +38,8 @@ pub(crate) fn main(args: &DaemonArgs, global: &Global) -> Outcome {
         return Err(CliError::new("the daemon needs root: it makes namespaces, cgroups and nftables rules")
             .hint("sudo carrack daemon -d"));
     }
+    carrack_runtime::reexec::keep_from_children()
+        .map_err(|error| CliError::new("what is open cannot be kept from children").caused_by(&error))?;
     let places = Places::new(args, global)?;
     if args.detach {
         return background::start(args, &places);
@@ -114,4 +116,23 @@ fn foreground(args: &DaemonArgs, places: &Places) -> Outcome {
         tracing::error!("{}", error.render(false).trim_end().trim_start_matches("error: "));
         error.said()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn what_the_caller_left_open_is_kept_from_children() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let has = || {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            Command::new("test").args(["-e", &path]).stdin(Stdio::null()).status().unwrap().success()
+        };
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+        assert!(has());
+        carrack_runtime::reexec::keep_from_children().unwrap();
+        assert!(!has());
+    }
 }
