@@ -335,7 +335,40 @@ fn parse_one(text: &str) -> Result<Armed, FailError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
     use super::*;
+
+    /// Texts of the form of a step's name in all Rust files below a directory.
+    fn names_below(directory: &Path, found: &mut BTreeSet<String>) {
+        let form = |text: &str| {
+            let (operation, step) = text.split_once('.')?;
+            let (number, name) = step.split_once('-')?;
+            let word =
+                |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+            (word(operation) && word(name) && number.parse::<u32>().is_ok()).then(|| text.to_owned())
+        };
+        for entry in std::fs::read_dir(directory).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                names_below(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.extend(std::fs::read_to_string(&path).unwrap().split('"').filter_map(form));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_listed_is_passed_somewhere_and_what_is_passed_is_listed() {
+        let mut called = BTreeSet::new();
+        for owner in ["runtime", "net", "node", "scheduler", "cli"] {
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(owner).join("src");
+            names_below(&source, &mut called);
+        }
+        let listed: BTreeSet<String> = STEPS.iter().map(|step| step.name.to_owned()).collect();
+        assert_eq!(called, listed);
+    }
 
     #[test]
     fn a_name_is_listed_once() {
