@@ -89,7 +89,7 @@ mod tests {
         drop(listen(&path).unwrap());
         // A program that another test starts has a copy of the listener until its exec.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        while std::os::unix::net::UnixStream::connect(&path).is_ok() && std::time::Instant::now() < deadline {
+        while UnixStream::connect(&path).is_ok() && std::time::Instant::now() < deadline {
             tokio::task::yield_now().await;
         }
         let living = listen(&path).unwrap();
