@@ -142,7 +142,9 @@ struct Keeper {
     buffer: Vec<u8>,
     /// Held open for those who attach, until `close_stdin` is readable.
     stdin: Option<OwnedFd>,
+    /// Both are known to the daemon by their numbers, which must never come to mean something else: neither is ever closed.
     close_stdin: Option<OwnedFd>,
+    stdin_closed: bool,
 }
 
 impl Keeper {
@@ -172,7 +174,22 @@ impl Keeper {
             buffer: vec![0; FRAME_HEADER_BYTES + FRAME_MAX_BYTES],
             stdin: state.stdin.map(child::take_fd),
             close_stdin: state.close_stdin.map(child::take_fd),
+            stdin_closed: false,
         }
+    }
+
+    /// Lets the container's stdin go. Its number leads to a pipe without a reader from now on: who attaches later is told so by the
+    /// kernel, and does not get a log file that happened to be opened under the same number.
+    fn close_stdin(&mut self) {
+        self.stdin_closed = true;
+        let dead_end = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        if let (Some(stdin), Ok((_, write))) = (&mut self.stdin, dead_end)
+            && rustix::io::dup3(&write, stdin, rustix::io::DupFlags::CLOEXEC).is_ok()
+        {
+            return;
+        }
+        // Without a descriptor to spare, that the input ends is more than that its number stays.
+        self.stdin = None;
     }
 
     /// Copies output until the first process has ended.
@@ -203,7 +220,8 @@ impl Keeper {
             let mut fds = vec![PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
             fds.extend(self.streams.iter().map(|(fd, _)| PollFd::new(fd, PollFlags::IN)));
             let streams = 1..fds.len();
-            fds.extend(self.close_stdin.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+            let close_stdin = self.close_stdin.iter().filter(|_| !self.stdin_closed);
+            fds.extend(close_stdin.map(|fd| PollFd::new(fd, PollFlags::IN)));
             match poll(&mut fds, None) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => return false,
@@ -216,7 +234,7 @@ impl Keeper {
             (!fds[0].revents().is_empty(), close, readable)
         };
         if close {
-            (self.stdin, self.close_stdin) = (None, None);
+            self.close_stdin();
         }
         for index in readable.into_iter().rev() {
             if !self.copy(index) {

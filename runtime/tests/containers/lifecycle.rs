@@ -1,6 +1,7 @@
 //! Starting, ending, signals, records.
 
-use carrack_runtime::{RunId, RunState, StartError};
+use carrack_api::Bytes;
+use carrack_runtime::{ExecRequest, LogLimit, RunId, RunState, StartError};
 
 use crate::support::{Host, eventually};
 
@@ -10,6 +11,7 @@ crate::trials!(
     a_start_error_names_its_object_and_leaves_nothing,
     a_terminal_can_be_written_and_resized,
     open_stdin_reaches_the_program,
+    a_closed_stdin_leads_nowhere_else,
     many_start_at_once,
 );
 
@@ -103,6 +105,32 @@ fn open_stdin_reaches_the_program() {
     assert!(error.contains("no terminal"), "{error}");
     host.runtime().kill(&request.id).unwrap();
     assert_eq!(host.runtime().wait_fd(&request.id).unwrap_err().to_string(), "run cat.1 is not running");
+}
+
+/// The keeper's descriptors are known by their numbers: that of a closed stdin must not come to be that of a log file.
+fn a_closed_stdin_leads_nowhere_else() {
+    let host = Host::new();
+    let script =
+        "cat; echo closed; while [ ! -e /more ]; do usleep 20000; done; seq 100000; echo end; sleep 1000";
+    let mut request = host.shell("cat", script);
+    request.spec.stdin_open = true;
+    request.log = LogLimit { total: Bytes(400 << 10), file: Bytes(100 << 10) };
+    host.runtime().start(&request).unwrap();
+    host.runtime().close_stdin(&request.id).unwrap();
+    host.wait_line("cat", "closed");
+    // Log files are opened anew meanwhile, under whatever numbers are free.
+    let order = ExecRequest { argv: vec!["touch".into(), "/more".into()], ..Default::default() };
+    host.runtime().exec(&request.id, &order).unwrap().wait().unwrap();
+    host.wait_line("cat", "end");
+    let mut late = std::fs::File::from(host.runtime().attach_stdin(&request.id).unwrap());
+    let error = std::io::Write::write_all(&mut late, b"too late\n").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+    // A second time is harmless.
+    host.runtime().close_stdin(&request.id).unwrap();
+    let lines = host.lines("cat");
+    assert_eq!(lines.last().unwrap(), "end");
+    assert!(lines.iter().all(|line| !line.contains("too late")), "it is in the log");
+    host.runtime().kill(&request.id).unwrap();
 }
 
 fn many_start_at_once() {
