@@ -6,13 +6,16 @@ use std::time::{Duration, SystemTime};
 
 use carrack_runtime::image::{Digest, DiskUse, GcPolicy, Image};
 
-use crate::fixture::{Layer, Store, names, single};
+use crate::fixture::{
+    Layer, MANIFEST_TYPE, Store, blob_file, descriptor, files_archive, index, names, single,
+};
 use crate::pull::{content_of, pull};
 use crate::server::Server;
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("gc::the_least_recently_used_go_until_there_is_space", least_recently_used_go),
     ("gc::what_is_in_use_or_loaded_by_hand_stays", what_is_in_use_stays),
+    ("gc::what_was_loaded_and_pulled_stays_whichever_came_first", loaded_and_pulled_stays),
 ];
 
 const POLICY: GcPolicy = GcPolicy { high_percent: 80, low_percent: 70, min_age: Duration::from_secs(300) };
@@ -88,4 +91,29 @@ fn what_is_in_use_stays() {
     let done = store.store.collect_garbage(&POLICY, later(5), &|_| false, &disk(&store, 80)).unwrap();
     assert_eq!(done.removed.images.len(), 2);
     assert!(store.get("test").is_some(), "nobody could bring it again");
+}
+
+fn loaded_and_pulled_stays() {
+    for load_first in [true, false] {
+        let store = Store::new();
+        let content = content_of(b"both");
+        let mut files = vec![
+            ("index.json".to_owned(), index(&[descriptor(MANIFEST_TYPE, &content.manifest, "")])),
+            blob_file(&content.manifest),
+        ];
+        files.extend(content.blobs.values().map(|blob| blob_file(blob)));
+        let archive = files_archive(&files);
+        let server = Server::start(move |_, request| content.answer(request));
+        let name = format!("{}/x:1", server.address);
+        if load_first {
+            store.load(&archive).unwrap();
+        }
+        pull(&store, &name, None).unwrap();
+        if !load_first {
+            store.load(&archive).unwrap();
+        }
+        assert_eq!(store.store.list().unwrap().len(), 1, "it is one image");
+        let done = store.store.collect_garbage(&POLICY, later(5), &|_| false, &disk(&store, 80)).unwrap();
+        assert_eq!(done.removed.images, Vec::<Digest>::new(), "load first: {load_first}");
+    }
 }
