@@ -195,9 +195,10 @@ pub struct VolumeDetails {
 pub enum VolumeKeep {
     /// A service or a task uses it: never taken.
     Used,
-    /// It belongs to a stack that exists, but no service of it uses it: taken only with `all`.
-    Stack,
-    /// Its stack is gone.
+    /// No service uses it, but its stack exists, or its name is that of no stack (an external volume, one with a name of its
+    /// own): taken only with `all`.
+    Kept,
+    /// It has the name of a stack that was removed.
     Orphan,
 }
 
@@ -205,7 +206,7 @@ pub enum VolumeKeep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PruneVolumes {
-    /// Also volumes of stacks that exist, when no service uses them any more.
+    /// Also volumes of stacks that exist and of none, when no service uses them any more.
     pub all: bool,
     /// Says what would go, and takes nothing.
     pub dry_run: bool,

@@ -899,7 +899,7 @@ Examples:
 
 A volume that a service or a task uses is never removed.")]
     Prune {
-        /// Also volumes of stacks that exist, when no service uses them any more
+        /// Also unused volumes of stacks that exist, and of none
         #[arg(short, long)]
         all: bool,
         /// Do not ask

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
 use super::blob::{BlobWriter, Expected};
@@ -117,6 +117,9 @@ impl ImageStore {
         .await
     }
 }
+
+/// Held by whoever writes a blob.
+type BlobGuard = OwnedMutexGuard<()>;
 
 /// One pull.
 struct Pull {
@@ -236,7 +239,7 @@ impl Pull {
     /// Makes sure that a blob is in the store.
     async fn blob(self: &Arc<Self>, descriptor: &Descriptor, limit: u64) -> Result<()> {
         let lock = keyed(&self.session.store.inner.blob_locks, &descriptor.digest);
-        let _guard = lock.lock().await;
+        let guard = Arc::new(lock.lock_owned().await);
         if self.session.has_blob(&descriptor.digest) {
             self.meter.received(descriptor.size);
             return Ok(());
@@ -245,7 +248,7 @@ impl Pull {
         let told = Arc::new(AtomicU64::new(0));
         loop {
             let before = told.load(Ordering::Relaxed);
-            let error = match self.download(descriptor, limit, &told).await {
+            let error = match self.download(descriptor, limit, &told, &guard).await {
                 Ok(()) => return Ok(()),
                 // What was kept of an earlier attempt may be what is wrong; once is enough to know.
                 Err(Failed { resumed: true, error: Error::DigestMismatch { .. }, .. }) if !doubted => {
@@ -268,6 +271,7 @@ impl Pull {
         descriptor: &Descriptor,
         limit: u64,
         told: &Arc<AtomicU64>,
+        guard: &Arc<BlobGuard>,
     ) -> Result<(), Failed> {
         point("pull.3-blob")?;
         let expected = Expected { digest: descriptor.digest.clone(), size: Some(descriptor.size) };
@@ -275,7 +279,7 @@ impl Pull {
         let mut writer = blocking(move || pull.session.resume_blob(expected, limit)).await?;
         let resumed = writer.position() > 0;
         if writer.position() == descriptor.size {
-            let finished = Arc::clone(self).write(writer, None, Arc::clone(told)).await;
+            let finished = Arc::clone(self).write(writer, None, Arc::clone(told), Arc::clone(guard)).await;
             return finished.map_err(|error| Failed { error, resumed, elsewhere: false });
         }
         let mut body = self.registry.blob(&descriptor.digest, writer.position()).await?;
@@ -284,7 +288,8 @@ impl Pull {
         }
         let resumed = resumed && body.start > 0;
         let (sender, chunks) = mpsc::channel::<Result<Bytes>>(CHUNKS_IN_FLIGHT);
-        let writing = tokio::spawn(Arc::clone(self).write(writer, Some(chunks), Arc::clone(told)));
+        let writing =
+            tokio::spawn(Arc::clone(self).write(writer, Some(chunks), Arc::clone(told), Arc::clone(guard)));
         // A closed channel means that writing failed; its error is the one to report.
         while let Some(chunk) = body.chunk().await.transpose() {
             let broken = chunk.is_err();
@@ -300,14 +305,17 @@ impl Pull {
         })
     }
 
-    /// Writes what arrives, on a blocking thread, until the blob is complete or `chunks` ends.
+    /// Writes what arrives, on a blocking thread, until the blob is complete or `chunks` ends. It outlives a pull that is broken
+    /// off by the chunks in flight, and holds the blob's lock until then: nobody else writes the same partial file.
     async fn write(
         self: Arc<Self>,
         mut writer: BlobWriter,
         chunks: Option<mpsc::Receiver<Result<Bytes>>>,
         told: Arc<AtomicU64>,
+        guard: Arc<BlobGuard>,
     ) -> Result<()> {
         blocking(move || {
+            let _guard = guard;
             let tell = |position: u64| {
                 let before = told.fetch_max(position, Ordering::Relaxed);
                 self.meter.received(position.saturating_sub(before));

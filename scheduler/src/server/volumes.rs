@@ -58,13 +58,14 @@ fn details(snapshot: &Snapshot, status: VolumeStatus) -> VolumeDetails {
     let of_stack = |stack: &StackName| {
         status.name.as_str().strip_prefix(stack.as_str()).is_some_and(|rest| rest.starts_with('_'))
     };
-    let keep = match (
-        services.is_empty() && status.used_by.is_empty(),
-        snapshot.stacks.values().any(|stack| stack.phase != StackPhase::Removed && of_stack(&stack.name)),
-    ) {
-        (false, _) => VolumeKeep::Used,
-        (true, true) => VolumeKeep::Stack,
-        (true, false) => VolumeKeep::Orphan,
+    let stacks: Vec<StackPhase> =
+        snapshot.stacks.values().filter(|stack| of_stack(&stack.name)).map(|stack| stack.phase).collect();
+    let keep = if !services.is_empty() || !status.used_by.is_empty() {
+        VolumeKeep::Used
+    } else if !stacks.is_empty() && stacks.iter().all(|phase| *phase == StackPhase::Removed) {
+        VolumeKeep::Orphan
+    } else {
+        VolumeKeep::Kept
     };
     VolumeDetails { status, services, keep }
 }
@@ -82,8 +83,8 @@ pub(super) async fn prune(
         let found = details(&inner.cluster.store.snapshot(), status);
         match found.keep {
             VolumeKeep::Orphan => {}
-            VolumeKeep::Stack if prune.all => {}
-            VolumeKeep::Stack | VolumeKeep::Used => continue,
+            VolumeKeep::Kept if prune.all => {}
+            VolumeKeep::Kept | VolumeKeep::Used => continue,
         }
         if !prune.dry_run {
             match remove(&inner, found.status.name.clone()).await {

@@ -2,6 +2,7 @@
 //! opens the store reads them from files and the environment; nothing here does.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ pub const MAX_MIRRORS: usize = 8;
 const PROXY_PORT: u16 = 80;
 
 /// How registries are reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct RegistryConfig {
     /// By the registry's host as names have it: `docker.io`, `registry.example:5000`.
     pub hosts: BTreeMap<String, HostConfig>,
@@ -41,6 +42,19 @@ pub struct HostConfig {
     /// Files of PEM certificates that this registry and its mirrors may be signed by, beside the
     /// host's own. A registry on loopback that has one is spoken to with TLS.
     pub ca_files: Vec<PathBuf>,
+}
+
+impl fmt::Debug for RegistryConfig {
+    /// Without the proxy, whose address may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hosts, ca_files, https_proxy, no_proxy } = self;
+        f.debug_struct("RegistryConfig")
+            .field("hosts", hosts)
+            .field("ca_files", ca_files)
+            .field("has_proxy", &https_proxy.is_some())
+            .field("no_proxy", no_proxy)
+            .finish()
+    }
 }
 
 impl RegistryConfig {
