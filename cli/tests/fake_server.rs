@@ -364,6 +364,8 @@ fn down_waits_until_the_stack_is_gone_and_takes_volumes_only_when_asked() {
         .on("GET /v1/watch?stack=hello", events(&[StackView { stack: None, tasks: vec![] }]));
     let ran = server.run(&["down"]);
     assert_eq!((ran.code, ran.out.as_str()), (0, "hello is removed\n"), "{ran:?}");
+    let ran = server.run(&["down", "-o", "json"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "{\"name\":\"hello\",\"removed\":true}\n"), "{ran:?}");
     assert!(server.requests().iter().all(|r| !r.contains("/v1/volumes")));
     let ran = server.run(&["down", "-v"]);
     assert_eq!(ran.code, 0, "{ran:?}");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use carrack_api::client::segment;
 use carrack_api::{ServiceKey, StackName, StackSpec, StackStatus, human_duration};
+use serde_json::json;
 
 use super::wait::{Ended, Goal, wait};
 use super::{is_missing, run, stacks};
@@ -47,7 +48,7 @@ pub(crate) async fn rm(args: &RmArgs, context: &Context) -> Outcome {
     let timeout = (!args.wait.detach).then_some(args.wait.timeout);
     for run in runs.into_iter().filter_map(|(_, run)| run) {
         run::remove_and_wait(context, &run).await?;
-        put(&format!("{run} is removed\n"))?;
+        tell(context, &run.to_string(), true)?;
     }
     for name in &names {
         let doomed = if args.volumes { volumes_of(context, name).await? } else { BTreeSet::new() };
@@ -135,12 +136,12 @@ pub(crate) async fn remove(context: &Context, name: &StackName, timeout: Option<
         Err(error) => return Err(error.into()),
     }
     let Some(timeout) = timeout else {
-        put(&format!("{name} is being removed\n"))?;
+        tell(context, name.as_str(), false)?;
         return Ok(Code::Ok);
     };
     match wait(context, name, &Goal::Gone, timeout).await? {
         Ended::Reached(_) => {
-            put(&format!("{name} is removed\n"))?;
+            tell(context, name.as_str(), true)?;
             Ok(Code::Ok)
         }
         Ended::Interrupted => {
@@ -153,4 +154,12 @@ pub(crate) async fn remove(context: &Context, name: &StackName, timeout: Option<
                 .hint(format!("`carrack ps {name}` shows what is left")))
         }
     }
+}
+
+/// Says that something is removed, or that it will be.
+fn tell(context: &Context, name: &str, removed: bool) -> Result<(), CliError> {
+    if context.json() {
+        return context.put_json_line(&json!({ "name": name, "removed": removed }));
+    }
+    put(&format!("{name} is {}\n", if removed { "removed" } else { "being removed" }))
 }

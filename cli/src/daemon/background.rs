@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use carrack_api::client::Client;
 use carrack_api::{Info, defaults, human_duration};
 use rustix::process::{Pid, Signal};
+use serde_json::json;
 
 use super::{Places, lock, log};
-use crate::args::{DaemonArgs, Global};
+use crate::args::{DaemonArgs, Global, OutputFormat};
 use crate::context::Context;
 use crate::error::{CliError, Code, Outcome};
 use crate::terminal::{put, say};
@@ -26,7 +27,7 @@ const POLL: Duration = Duration::from_millis(20);
 const LOG_LINES: usize = 20;
 
 /// Starts a daemon in the background and returns once it answers.
-pub(super) fn start(args: &DaemonArgs, places: &Places) -> Outcome {
+pub(super) fn start(args: &DaemonArgs, places: &Places, output: OutputFormat) -> Outcome {
     let begun = Instant::now();
     places.make()?;
     for directory in [&places.state_dir, &places.runtime_dir] {
@@ -47,6 +48,12 @@ pub(super) fn start(args: &DaemonArgs, places: &Places) -> Outcome {
         .spawn()
         .map_err(cannot)?;
     let info = ready(&mut child, places, mark)?;
+    if output == OutputFormat::Json {
+        let (socket, log) = (places.socket.display().to_string(), path.display().to_string());
+        let started = json!({ "version": info.version, "pid": info.pid, "socket": socket, "log": log });
+        put(&format!("{started}\n"))?;
+        return Ok(Code::Ok);
+    }
     put(&format!(
         "carrack {} runs, pid {}, socket {}, log {}, ready after {}\n",
         info.version,
@@ -145,7 +152,15 @@ pub(super) fn stop(args: &DaemonArgs, global: &Global) -> Outcome {
     end(&state_dir, pid, args.stop_containers)?;
     let containers =
         if args.stop_containers { "its containers are stopped" } else { "its containers run on" };
-    put(&format!("the daemon, pid {pid}, is stopped; {containers}\n"))?;
+    match global.output {
+        OutputFormat::Json => {
+            put(&format!(
+                "{}\n",
+                json!({ "pid": pid, "stopped": true, "containers_stopped": args.stop_containers })
+            ))?;
+        }
+        OutputFormat::Text => put(&format!("the daemon, pid {pid}, is stopped; {containers}\n"))?,
+    }
     Ok(Code::Ok)
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn main(args: &DaemonArgs, global: &Global) -> Outcome {
         .map_err(|error| CliError::new("what is open cannot be kept from children").caused_by(&error))?;
     let places = Places::new(args, global)?;
     if args.detach {
-        return background::start(args, &places);
+        return background::start(args, &places, global.output);
     }
     foreground(args, &places)
 }
