@@ -38,7 +38,7 @@ struct Shared {
     data_plane: DataPlaneConfig,
     kernel: Mutex<Option<Arc<carrack_net::Network>>>,
     namespaces: Mutex<BTreeMap<TaskId, Netns>>,
-    names: tokio::sync::Mutex<Option<DataPlane>>,
+    names: Arc<tokio::sync::Mutex<Option<DataPlane>>>,
     /// What the data plane was given last.
     published: Mutex<Option<Arc<NodeTables>>>,
 }
@@ -51,7 +51,7 @@ impl Fabric {
             data_plane: DataPlaneConfig::new(exe, runtime_dir, DNS_ADDRESS.into()),
             kernel: Mutex::default(),
             namespaces: Mutex::default(),
-            names: tokio::sync::Mutex::default(),
+            names: Arc::default(),
             published: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -115,18 +115,20 @@ impl Fabric {
         }
     }
 
-    async fn publish_names(&self, tables: &NodeTables) -> Result<(), Refusal> {
-        let mut names = self.shared.names.lock().await;
-        // It stays in its place meanwhile: this may be broken off at any await, and then it is still known.
-        let data_plane = match &mut *names {
-            Some(running) => running,
-            none => none.insert(
-                DataPlane::ensure(self.shared.data_plane.clone())
-                    .await
-                    .map_err(|error| Refusal::Retry(chain(&error)))?,
-            ),
-        };
-        let published = data_plane.publish(&tables.names).await;
+    /// Publishes in a task of its own that holds the lock from before it begins: broken off in the middle, it would leave a
+    /// process that `remove_all` knows nothing of.
+    async fn publish_names(&self, tables: Arc<NodeTables>) -> Result<(), Refusal> {
+        let mut names = self.shared.names.clone().lock_owned().await;
+        let config = self.shared.data_plane.clone();
+        let publishing = tokio::spawn(async move {
+            let data_plane = match &mut *names {
+                Some(running) => running,
+                none => none.insert(DataPlane::ensure(config).await?),
+            };
+            data_plane.publish(&tables.names).await
+        });
+        let published =
+            publishing.await.map_err(|error| Refusal::Retry(format!("names were not published: {error}")))?;
         published.map(drop).map_err(|error| Refusal::Retry(chain(&error)))
     }
 }
@@ -195,7 +197,7 @@ impl Network for Fabric {
             })
             .await?;
         at("network.6-names")?;
-        self.publish_names(&tables).await?;
+        self.publish_names(tables.clone()).await?;
         fail::pass("network.7-published");
         *lock(&self.shared.published) = Some(tables);
         Ok(programmed)
