@@ -372,6 +372,48 @@ pub struct Usage {
     pub pids: u64,
     /// Wall-clock moment of the sample.
     pub at: crate::units::Timestamp,
+    /// The rest of what the kernel tells; only the newest sample carries it, histories do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Box<UsageDetail>>,
+}
+
+impl Usage {
+    /// The sample as histories keep it.
+    pub fn without_detail(&self) -> Self {
+        Self { detail: None, ..*self }
+    }
+}
+
+/// What the newest sample of a task's cgroup says beyond its use. The counters rise over the life of a run and mean the same on
+/// cgroup v1 and v2.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct UsageDetail {
+    /// Largest memory use so far, page cache included.
+    pub memory_peak: Bytes,
+    /// Processes that the kernel killed for lack of memory.
+    pub oom_kills: u64,
+    /// Periods in which its CPU limit was looked at; 0 without a limit.
+    pub cpu_periods: u64,
+    /// Those of them in which it had used up its share and stood still.
+    pub throttled_periods: u64,
+    /// How long it stood still, microseconds, over all CPUs.
+    pub throttled_us: u64,
+    /// How long it waited for what it lacked; the kernel tells on cgroup v2 only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
+}
+
+/// Time in which at least one thread could not go on for lack of something (PSI `some`), microseconds so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Pressure {
+    /// A CPU.
+    pub cpu_us: u64,
+    /// Memory: reclaim, swap, refaults.
+    pub memory_us: u64,
+    /// A disk.
+    pub io_us: u64,
 }
 
 /// Progress of bringing an image to a node.

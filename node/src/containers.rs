@@ -264,8 +264,13 @@ impl Engine for Containers {
                 fail::pass("end.4-heard");
                 // What the first process left behind goes before anyone may start the next run.
                 this.shared.runtime.kill(&id)?;
-                lock(&this.shared.samplers).remove(&(task, run));
-                this.shared.runtime.exit(&id)
+                let sampler = lock(&this.shared.samplers).remove(&(task, run));
+                let exit = this.shared.runtime.exit(&id)?;
+                Ok(exit.map(|mut exit| {
+                    exit.peak_memory =
+                        exit.peak_memory.or_else(|| sampler.as_ref().and_then(CgroupSampler::largest_seen));
+                    exit
+                }))
             })
             .await
             .map_err(retry)?;

@@ -568,7 +568,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
     fn sample(&mut self) {
         for (id, facts) in self.facts.iter_mut().filter(|(_, facts)| facts.is_running()) {
             if let Some(sample) = self.workers.engine.sample(*id, facts.run) {
-                self.usage.push(*id, sample.clone());
+                self.usage.push(*id, sample.without_detail());
                 facts.usage = Some(sample);
             }
         }

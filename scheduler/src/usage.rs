@@ -20,7 +20,7 @@ impl UsageRings {
             let Some(usage) = &task.usage else { continue };
             let ring = rings.entry(task.task).or_default();
             if ring.back().is_none_or(|last| last.at < usage.at) {
-                ring.push_back(usage.clone());
+                ring.push_back(usage.without_detail());
             }
             while ring.len() > SAMPLES_PER_TASK {
                 ring.pop_front();
