@@ -16,7 +16,7 @@ PACKAGES := ca-certificates gcc libc6-dev libc-bin iproute2 nftables procps util
 
 export CARRACK IMAGES
 
-.PHONY: help setup build man images demo demo-down test test-all fuzz bench fmt lint clean
+.PHONY: help setup build man deb images demo demo-down test test-all fuzz bench fmt lint clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ build: setup ## the static release binary
 
 man: build ## manual pages of all verbs, in $(TARGET_DIR)/man
 	@$(CARRACK) man $(TARGET_DIR)/man >/dev/null && echo "man -l $(TARGET_DIR)/man/carrack.1"
+
+deb: build ## the Debian package, in $(TARGET_DIR); DEB_REVISION=2: the second one of this version
+	@cli/package/build.sh $(TARGET_DIR)
 
 images: setup ## real images from Debian packages, in $(IMAGES)
 	@integration/images/build.sh $(IMAGES)
