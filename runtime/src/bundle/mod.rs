@@ -19,6 +19,7 @@ pub(crate) use capability::{ALL as ALL_CAPABILITIES, may_make_devices};
 pub use mounts::{MountKind, ReadyMount};
 pub use process::User;
 
+use crate::cgroup::CgroupFacts;
 use crate::error::StartError;
 use crate::request::{ImageConfig, Network, StartRequest};
 
@@ -33,8 +34,8 @@ pub struct HostFacts {
     pub ulimits: BTreeMap<String, (u64, u64)>,
     /// Our own `oom_score_adj`, which children inherit.
     pub oom_score_adj: i32,
-    /// The kernel can limit swap.
-    pub swap_limit: bool,
+    /// What the container's cgroup can limit.
+    pub cgroup: CgroupFacts,
     /// Device nodes of the host, for privileged containers.
     pub devices: Vec<DeviceNode>,
 }

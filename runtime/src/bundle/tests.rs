@@ -2,17 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use carrack_api::{Bytes, ContainerSpec, MilliCpus, Security, Ulimit};
+use carrack_api::{Bytes, ContainerSpec, Limits, MilliCpus, Security, Ulimit};
 
 use super::*;
 use crate::request::RunId;
+
+fn cgroup(v2: bool) -> CgroupFacts {
+    let controllers = ["cpu", "cpuset", "memory", "pids"].map(str::to_owned).into();
+    CgroupFacts { v2, controllers, swap: true, cpus: "0-1".into() }
+}
 
 fn host() -> HostFacts {
     HostFacts {
         cpus: 2,
         capabilities: ALL_CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
         ulimits: BTreeMap::from([("nofile".to_owned(), (1024, 4096))]),
-        swap_limit: true,
+        cgroup: cgroup(false),
         ..Default::default()
     }
 }
@@ -125,6 +130,72 @@ fn limits_are_converted_and_clamped() {
     assert_eq!(warnings, ["CPU limit 64 is more than the node's 2 CPUs"]);
     spec.limits.memory_swap = Some(Bytes(1));
     assert!(error_of(spec).starts_with("limits.memory_swap: "));
+    spec = ContainerSpec::default();
+    spec.limits.memory_swap = Some(Bytes(1 << 30));
+    assert!(error_of(spec.clone()).contains("but not the memory"));
+    spec.limits.memory_swap = Some(Bytes(i64::MAX as u64));
+    assert_eq!(json_of(spec).0["linux"]["resources"]["memory"], json!({ "swap": -1 }));
+}
+
+fn build_on(cgroup: CgroupFacts, limits: Limits) -> Result<(Value, Vec<String>), StartError> {
+    let spec = ContainerSpec { limits, ..Default::default() };
+    let bundle = build(&request(spec), &prepared(), &HostFacts { cgroup, ..host() })?;
+    Ok((serde_json::to_value(&bundle.spec).unwrap()["linux"]["resources"].clone(), bundle.warnings))
+}
+
+#[test]
+fn swap_on_v2_is_what_goes_beyond_the_memory() {
+    let swap = |memory_swap| {
+        let limits = Limits { memory: Some(Bytes(64)), memory_swap, ..Default::default() };
+        let (resources, _) = build_on(cgroup(true), limits).unwrap();
+        assert_eq!(resources["memory"], json!({ "limit": 64 }));
+        resources["unified"]["memory.swap.max"].clone()
+    };
+    assert_eq!(swap(None), "0");
+    assert_eq!(swap(Some(Bytes(64))), "0");
+    assert_eq!(swap(Some(Bytes(96))), "32");
+    assert_eq!(swap(Some(Bytes(i64::MAX as u64))), "max");
+}
+
+#[test]
+fn what_was_asked_for_and_cannot_be_kept_is_refused() {
+    let without = |missing: &str| {
+        let mut facts = cgroup(true);
+        facts.controllers.remove(missing);
+        facts
+    };
+    let cases: [(&str, &str, fn(&mut Limits)); 7] = [
+        ("memory", "limits.memory", |limits| limits.memory = Some(Bytes(64))),
+        ("memory", "limits.memory_reservation", |limits| limits.memory_reservation = Some(Bytes(64))),
+        ("memory", "limits.memory_swap", |limits| limits.memory_swap = Some(Bytes(64))),
+        ("cpu", "limits.cpus", |limits| limits.cpus = Some(MilliCpus(500))),
+        ("cpu", "limits.cpu_shares", |limits| limits.cpu_shares = Some(512)),
+        ("cpuset", "limits.cpuset", |limits| limits.cpuset = Some("0".into())),
+        ("pids", "limits.pids", |limits| limits.pids = Some(10)),
+    ];
+    for (missing, field, ask) in cases {
+        let mut limits = Limits::default();
+        ask(&mut limits);
+        let refused = build_on(without(missing), limits.clone()).unwrap_err();
+        assert!(matches!(&refused, StartError::Spec { field: named, .. } if named == field), "{refused}");
+        assert!(refused.to_string().contains(missing), "{refused}");
+        // Where nothing was asked for, nothing is refused.
+        let (_, warnings) = build_on(without(missing), Limits::default()).unwrap();
+        assert_eq!(warnings.len(), usize::from(missing == "pids"), "{warnings:?}");
+    }
+    let (resources, _) = build_on(without("pids"), Limits { pids: Some(0), ..Default::default() }).unwrap();
+    assert_eq!(resources["pids"], Value::Null);
+}
+
+#[test]
+fn a_cpuset_is_on_this_hosts_cpus() {
+    let ask = |set: &str| build_on(cgroup(true), Limits { cpuset: Some(set.into()), ..Default::default() });
+    for fine in ["0", "0-1", "1,0", "0,0-1"] {
+        assert!(ask(fine).is_ok(), "{fine}");
+    }
+    for bad in ["2", "0-2", "1-0", "a", "0-", "-1", "0-99999999999", "8192"] {
+        assert!(matches!(ask(bad), Err(StartError::Spec { .. })), "{bad}");
+    }
 }
 
 #[test]

@@ -260,7 +260,7 @@ mod tests {
                 ["cpu", "cpuacct", "memory", "pids"].map(|name| (name.to_owned(), path.clone())).to_vec()
             }
         };
-        (dir, Cgroup { v2, path: "/test".into(), dirs })
+        (dir, Cgroup { v2, path: "/test".into(), dirs, given: None })
     }
 
     #[test]
@@ -316,8 +316,12 @@ mod tests {
         let (_dir, cgroup) = cgroup(true, &[("cpu.stat", "usage_usec 7\n")]);
         let usage = CgroupSampler::open(&cgroup).unwrap().sample().unwrap();
         assert_eq!((usage.cpu_us, usage.memory, usage.pids), (7, Bytes(0), 0));
-        let gone =
-            Cgroup { v2: true, path: "/gone".into(), dirs: vec![(String::new(), "/no/such/place".into())] };
+        let gone = Cgroup {
+            v2: true,
+            path: "/gone".into(),
+            dirs: vec![(String::new(), "/no/such/place".into())],
+            given: None,
+        };
         assert!(CgroupSampler::open(&gone).is_err());
     }
 }

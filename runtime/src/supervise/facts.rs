@@ -12,6 +12,7 @@ use rustix::process::{Resource, getrlimit};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::bundle::{ALL_CAPABILITIES, DeviceNode, HostFacts};
+use crate::cgroup::CgroupFacts;
 use crate::child;
 use crate::error::StartError;
 use crate::request::Network;
@@ -33,7 +34,8 @@ pub(super) fn host(with_devices: bool) -> io::Result<HostFacts> {
         cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
         capabilities,
         ulimits: ulimits(),
-        swap_limit: swap_limit(),
+        // Known once it is made.
+        cgroup: CgroupFacts::default(),
         oom_score_adj: fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse().unwrap_or(0),
         devices,
     })
@@ -75,11 +77,6 @@ fn ulimits() -> BTreeMap<String, (u64, u64)> {
             (name.to_owned(), (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX)))
         })
         .collect()
-}
-
-fn swap_limit() -> bool {
-    Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
-        || Path::new("/sys/fs/cgroup/cgroup.controllers").exists() && Path::new("/proc/swaps").exists()
 }
 
 /// The network namespace, opened.

@@ -8,6 +8,7 @@
 )]
 
 mod confined;
+mod devices;
 mod exec;
 mod hostile;
 mod lifecycle;
@@ -31,6 +32,9 @@ fn main() {
     if own.first().is_some_and(|mode| mode == probe::MODE) {
         probe::main(&own[1..]);
     }
+    if own.first().is_some_and(|mode| mode == devices::MODE) {
+        devices::on_cgroup2();
+    }
     let mut arguments = Arguments::from_args();
     // Each container costs processes and cgroups of a small machine.
     arguments.test_threads.get_or_insert(4);
@@ -41,6 +45,7 @@ fn main() {
         races::trials(),
         hostile::trials(),
         resources::trials(),
+        devices::trials(),
         exec::trials(),
         storage::trials(),
         survival::trials(),

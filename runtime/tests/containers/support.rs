@@ -43,6 +43,7 @@ impl Host {
             runtime_dir: self.dir.path().join("run"),
             instance: self.instance.clone(),
             exe: self.exe.clone(),
+            unit: None,
         }
     }
 
@@ -69,7 +70,7 @@ impl Host {
         for name in [
             "sh", "cat", "ls", "id", "sleep", "echo", "env", "pwd", "true", "false", "grep", "head", "mount",
             "ps", "kill", "dd", "touch", "mkdir", "stat", "hostname", "seq", "chroot", "wc", "tr", "stty",
-            "nc", "readlink", "yes", "tail", "df", "mknod", "unshare", "date", "usleep", "rm", "test",
+            "nc", "readlink", "yes", "tail", "df", "mknod", "unshare", "date", "usleep", "rm", "test", "sed",
         ] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }

@@ -1,0 +1,315 @@
+//! Which devices the processes of a cgroup may use: the rules every container has, and those rules as an eBPF program for
+//! cgroup v2.
+//!
+//! Pure. On v1 libcontainer writes the same rules to the devices controller; `bpf` gives the program to the kernel.
+//!
+//! ```text
+//! access = ctx.access_type >> 16; type = ctx.access_type & 0xffff
+//! for each rule: type, major, minor are the rule's and access is within the rule's -> 1
+//! otherwise -> 0
+//! ```
+
+use std::collections::BTreeMap;
+
+use crate::bundle::DeviceNode;
+
+/// The kernel's numbers (`BPF_DEVCG_*`).
+const BLOCK: u16 = 1;
+const CHARACTER: u16 = 2;
+const MKNOD: u8 = 1;
+const READ: u8 = 2;
+const WRITE: u8 = 4;
+const ALL: u8 = MKNOD | READ | WRITE;
+
+/// Every container may use these; what has no minor number here is all of its major.
+const EVERYBODYS: [(u32, Option<u32>); 9] = [
+    (1, Some(3)), // null
+    (1, Some(5)), // zero
+    (1, Some(7)), // full
+    (1, Some(8)), // random
+    (1, Some(9)), // urandom
+    (5, Some(0)), // tty
+    (5, Some(1)), // console
+    (5, Some(2)), // ptmx
+    (136, None),  // pts
+];
+
+/// What libcontainer allows on v1 and no container of ours has: a tunnel into the host's network stack (`/dev/net/tun`).
+pub(crate) const TUN: (char, i64, i64) = ('c', 10, 200);
+
+/// Which devices a rule is about; `None` is all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Which {
+    kind: u16,
+    major: Option<u32>,
+    minor: Option<u32>,
+}
+
+/// What may be done with which devices; everything else may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeviceRules(BTreeMap<Which, u8>);
+
+impl DeviceRules {
+    /// The rules of a container that was given some devices.
+    pub(crate) fn new(given: &[DeviceNode]) -> Self {
+        let mut rules = BTreeMap::new();
+        // A node may be made, as in Docker's containers; what it leads to is asked when it is opened.
+        for kind in [BLOCK, CHARACTER] {
+            rules.insert(Which { kind, major: None, minor: None }, MKNOD);
+        }
+        for (major, minor) in EVERYBODYS {
+            rules.insert(Which { kind: CHARACTER, major: Some(major), minor }, ALL);
+        }
+        for device in given {
+            let (Ok(major), Ok(minor)) = (u32::try_from(device.major), u32::try_from(device.minor)) else {
+                continue;
+            };
+            let kind = if device.kind == 'b' { BLOCK } else { CHARACTER };
+            let which = Which { kind, major: Some(major), minor: Some(minor) };
+            *rules.entry(which).or_insert(0) |= access(&device.permissions);
+        }
+        Self(rules)
+    }
+
+    /// The rules as a program that answers 1 for what is allowed and 0 for the rest.
+    pub(crate) fn program(&self) -> Vec<Instruction> {
+        let mut program = vec![
+            Instruction::new(LOAD_WORD, TYPE, CONTEXT, 0, 0),
+            Instruction::new(MOVE, ACCESS, TYPE, 0, 0),
+            Instruction::new(SHIFT_RIGHT, ACCESS, 0, 0, 16),
+            Instruction::new(AND, TYPE, 0, 0, 0xffff),
+            Instruction::new(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
+            Instruction::new(LOAD_WORD, MINOR, CONTEXT, 8, 0),
+        ];
+        for (which, allowed) in &self.0 {
+            program.extend(rule(*which, *allowed));
+        }
+        program.extend(answer(0));
+        program
+    }
+}
+
+/// `rwm` as the kernel's bits.
+fn access(permissions: &str) -> u8 {
+    let bit = |letter| match letter {
+        'r' => READ,
+        'w' => WRITE,
+        'm' => MKNOD,
+        _ => 0,
+    };
+    permissions.chars().map(bit).fold(0, |all, bit| all | bit)
+}
+
+/// The instructions of one rule: answer 1, unless something is not the rule's; then go on behind it.
+fn rule(which: Which, allowed: u8) -> Vec<Instruction> {
+    let differs = |register, value: u32| {
+        Instruction::new(JUMP_IF_NOT, register, 0, 0, i32::from_ne_bytes(value.to_ne_bytes()))
+    };
+    let mut body = vec![differs(TYPE, u32::from(which.kind))];
+    body.extend(which.major.map(|major| differs(MAJOR, major)));
+    body.extend(which.minor.map(|minor| differs(MINOR, minor)));
+    if allowed != ALL {
+        body.push(Instruction::new(MOVE, SCRATCH, ACCESS, 0, 0));
+        body.push(Instruction::new(AND, SCRATCH, 0, 0, i32::from(!allowed & ALL)));
+        body.push(differs(SCRATCH, 0));
+    }
+    body.extend(answer(1));
+    let length = body.len();
+    for (index, instruction) in body.iter_mut().enumerate() {
+        if instruction.code == JUMP_IF_NOT {
+            // A rule has ten instructions at most.
+            instruction.offset = i16::try_from(length - index - 1).unwrap_or(i16::MAX);
+        }
+    }
+    body
+}
+
+fn answer(value: i32) -> [Instruction; 2] {
+    [Instruction::new(SET, RESULT, 0, 0, value), Instruction::new(EXIT, 0, 0, 0, 0)]
+}
+
+/// One instruction, laid out as the kernel's `struct bpf_insn` on little-endian machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Instruction {
+    code: u8,
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+const _: () = assert!(cfg!(target_endian = "little") && size_of::<Instruction>() == 8);
+
+impl Instruction {
+    const fn new(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Self {
+        Self { code, registers: to | from << 4, offset, immediate }
+    }
+}
+
+// Registers: the first argument, which later is scratch, is the context.
+const RESULT: u8 = 0;
+const CONTEXT: u8 = 1;
+const TYPE: u8 = 2;
+const ACCESS: u8 = 3;
+const MAJOR: u8 = 4;
+const MINOR: u8 = 5;
+const SCRATCH: u8 = 6;
+
+// `BPF_CLASS | BPF_OP | BPF_SRC` of the few instructions used here; arithmetic is on 32 bits, which clears the upper half.
+const LOAD_WORD: u8 = 0x61; // LDX MEM W
+const MOVE: u8 = 0xbc; // ALU MOV X
+const SET: u8 = 0xb4; // ALU MOV K
+const SHIFT_RIGHT: u8 = 0x74; // ALU RSH K
+const AND: u8 = 0x54; // ALU AND K
+const JUMP_IF_NOT: u8 = 0x55; // JMP JNE K
+const EXIT: u8 = 0x95;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a program as the kernel does, and refuses what its verifier refuses: jumps out of the program and backwards, and
+    /// registers that were never set.
+    fn run(program: &[Instruction], access: u8, kind: u16, major: u32, minor: u32) -> u64 {
+        let context = [u32::from(access) << 16 | u32::from(kind), major, minor];
+        let mut registers: [Option<u64>; 11] = [None; 11];
+        registers[usize::from(CONTEXT)] = Some(0);
+        let mut at = 0;
+        loop {
+            let instruction = program[at];
+            let (to, from) =
+                (usize::from(instruction.registers & 15), usize::from(instruction.registers >> 4));
+            let immediate = i64::from(instruction.immediate).cast_unsigned();
+            let low = |value: Option<u64>| value.unwrap() & 0xffff_ffff;
+            match instruction.code {
+                LOAD_WORD => {
+                    assert_eq!((from, registers[from]), (usize::from(CONTEXT), Some(0)));
+                    registers[to] =
+                        Some(u64::from(context[usize::try_from(instruction.offset).unwrap() / 4]));
+                }
+                MOVE => registers[to] = Some(low(registers[from])),
+                SET => registers[to] = Some(immediate & 0xffff_ffff),
+                SHIFT_RIGHT => registers[to] = Some(low(registers[to]) >> immediate),
+                AND => registers[to] = Some(low(registers[to]) & immediate & 0xffff_ffff),
+                JUMP_IF_NOT => {
+                    assert!(instruction.offset > 0 && at + 1 + (instruction.offset as usize) < program.len());
+                    if registers[to].unwrap() != immediate {
+                        at += instruction.offset as usize;
+                    }
+                }
+                EXIT => return registers[usize::from(RESULT)].unwrap(),
+                code => panic!("instruction {code:#x}"),
+            }
+            at += 1;
+        }
+    }
+
+    fn node(kind: char, major: i64, minor: i64, permissions: &str) -> DeviceNode {
+        DeviceNode {
+            path: "/dev/x".into(),
+            kind,
+            major,
+            minor,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            permissions: permissions.into(),
+        }
+    }
+
+    /// What the rules mean, said in another way.
+    fn meant(given: &[DeviceNode], access_wanted: u8, kind: u16, major: u32, minor: u32) -> bool {
+        let everybodys = kind == CHARACTER
+            && (major == 136 || major == 5 && minor <= 2 || major == 1 && [3, 5, 7, 8, 9].contains(&minor));
+        let allowed = given
+            .iter()
+            .filter(|node| {
+                (if node.kind == 'b' { BLOCK } else { CHARACTER }) == kind
+                    && node.major == i64::from(major)
+                    && node.minor == i64::from(minor)
+            })
+            .fold(0, |all, node| all | access(&node.permissions));
+        everybodys || access_wanted == MKNOD || access_wanted & !allowed == 0
+    }
+
+    #[test]
+    fn a_program_answers_as_its_rules_say_for_every_device_and_access() {
+        let sets = [
+            vec![],
+            vec![node('b', 8, 0, "r")],
+            vec![node('c', 10, 229, "rwm"), node('b', 8, 1, "rw"), node('c', 10, 200, "w")],
+            // The same device twice: what both give.
+            vec![
+                node('c', 10, 229, "r"),
+                node('c', 10, 229, "w"),
+                node('c', 1, 3, "r"),
+                node('b', 8, 1, "m"),
+            ],
+            // The largest numbers there are.
+            vec![node('b', 4095, 1_048_575, "rw")],
+        ];
+        let majors = [0, 1, 2, 5, 8, 10, 135, 136, 137, 4095];
+        let minors = [0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 200, 229, 255, 1_048_575];
+        let mut allowed = 0;
+        for given in &sets {
+            let program = DeviceRules::new(given).program();
+            for (kind, access) in
+                [BLOCK, CHARACTER].into_iter().flat_map(|kind| (1..=ALL).map(move |a| (kind, a)))
+            {
+                for (major, minor) in majors.into_iter().flat_map(|major| minors.map(|minor| (major, minor)))
+                {
+                    let answer = run(&program, access, kind, major, minor);
+                    let want = meant(given, access, kind, major, minor);
+                    assert_eq!(
+                        answer,
+                        u64::from(want),
+                        "{given:?}: access {access} to {kind} {major}:{minor}"
+                    );
+                    allowed += answer;
+                }
+            }
+        }
+        assert!(allowed > 1000);
+    }
+
+    #[test]
+    fn the_programs_are_those_the_kernel_was_shown() {
+        let words = |program: &[Instruction]| -> Vec<(u8, u8, i16, i32)> {
+            program.iter().map(|i| (i.code, i.registers, i.offset, i.immediate)).collect()
+        };
+        let program =
+            DeviceRules(BTreeMap::from([(Which { kind: BLOCK, major: Some(8), minor: Some(1) }, READ)]))
+                .program();
+        assert_eq!(
+            words(&program),
+            [
+                (0x61, 0x12, 0, 0),
+                (0xbc, 0x23, 0, 0),
+                (0x74, 0x03, 0, 16),
+                (0x54, 0x02, 0, 0xffff),
+                (0x61, 0x14, 4, 0),
+                (0x61, 0x15, 8, 0),
+                (0x55, 0x02, 7, 1),
+                (0x55, 0x04, 6, 8),
+                (0x55, 0x05, 5, 1),
+                (0xbc, 0x36, 0, 0),
+                (0x54, 0x06, 0, 5),
+                (0x55, 0x06, 2, 0),
+                (0xb4, 0x00, 0, 1),
+                (0x95, 0x00, 0, 0),
+                (0xb4, 0x00, 0, 0),
+                (0x95, 0x00, 0, 0),
+            ]
+        );
+        assert_eq!(DeviceRules::new(&[]).program().len(), 64);
+    }
+
+    #[test]
+    fn a_thousand_devices_are_a_program_the_kernel_takes() {
+        let many: Vec<DeviceNode> = (0..1024).map(|minor| node('c', 13, minor, "r")).collect();
+        let program = DeviceRules::new(&many).program();
+        assert!(program.len() < 10_000);
+        assert_eq!(run(&program, READ, CHARACTER, 13, 1023), 1);
+        assert_eq!(run(&program, READ, CHARACTER, 13, 1024), 0);
+    }
+}
