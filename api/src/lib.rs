@@ -8,6 +8,7 @@
 pub mod client;
 pub mod container;
 pub mod defaults;
+pub mod fact;
 pub mod fail;
 pub mod http;
 pub mod id;

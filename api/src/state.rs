@@ -169,6 +169,9 @@ pub struct NodeInfo {
     pub addresses: Vec<IpAddr>,
     /// Version of its binary.
     pub version: String,
+    /// What its kernel cannot do for services that need it, with why.
+    #[serde(default)]
+    pub lacks: crate::fact::Lacks,
 }
 
 /// An image that a node holds.

@@ -124,6 +124,7 @@ pub(crate) fn describe_host(id: NodeId, hostname: String, labels: BTreeMap<Strin
         labels,
         addresses: host_addresses(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        lacks: carrack_runtime::doctor::lacks(),
     }
 }
 

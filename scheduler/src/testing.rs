@@ -21,6 +21,7 @@ pub(crate) fn node(number: u64) -> NodeInfo {
         labels: BTreeMap::new(),
         addresses: Vec::new(),
         version: "0.1.0".into(),
+        lacks: BTreeMap::new(),
     }
 }
 

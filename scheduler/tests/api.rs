@@ -145,7 +145,8 @@ fn held_images() -> Vec<HeldImage> {
 fn node_info() -> NodeInfo {
     serde_json::from_value(serde_json::json!({
         "id": "00000000000a", "hostname": "host-a", "os": "linux", "arch": "amd64", "cpus": 4000,
-        "memory": 8_u64 << 30, "labels": {}, "addresses": ["192.0.2.1"], "version": "0.1.0"
+        "memory": 8_u64 << 30, "labels": {}, "addresses": ["192.0.2.1"], "version": "0.1.0",
+        "lacks": { "cpu_sets": "its cgroup controller cpuset is not there" }
     }))
     .unwrap()
 }
@@ -480,6 +481,13 @@ async fn bad_requests_are_problems_with_hints_and_change_nothing() {
     let impossible = Fixture::problem(fixture.put(&stack("big", &[("web", big)])).await);
     assert_eq!(impossible.status, 422);
     assert!(impossible.detail.contains("1 node: lacks 512 GiB memory (has 8 GiB)"), "{}", impossible.detail);
+
+    let mut bound = service("web:1", 1);
+    bound.task.container.limits.cpuset = Some("0".into());
+    let lacking = Fixture::problem(fixture.put(&stack("bound", &[("web", bound)])).await);
+    assert_eq!((lacking.status, lacking.kind.as_str()), (422, "no-node-fits"));
+    assert_eq!(lacking.problems[0].path, "services.web.cpuset");
+    assert!(lacking.detail.contains("controller cpuset is not there"), "{}", lacking.detail);
 
     let invalid =
         Fixture::problem(fixture.put(&stack("bad", &[("a", service("", 1)), ("b", service("", 1))])).await);

@@ -124,6 +124,7 @@ fn info() -> NodeInfo {
         labels: BTreeMap::new(),
         addresses: Vec::new(),
         version: "0".into(),
+        lacks: BTreeMap::new(),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use carrack_api::{Bytes, MilliCpus, PortMode, PublishedPort, VolumeName};
+use carrack_api::fact::HostFeature;
+use carrack_api::{Bytes, ContainerSpec, MilliCpus, PortMode, PublishedPort, VolumeName};
 
 use super::constraint;
 use super::{Candidate, Request};
@@ -18,6 +19,8 @@ pub(crate) enum Misfit {
     Constraint { constraint: String, has: String },
     /// The image is for another platform.
     Platform { wanted: String, has: String },
+    /// Its kernel cannot do what a limit or a device needs.
+    Host { feature: HostFeature, field: String, why: String },
     /// The data of a volume is elsewhere.
     Volume { volume: VolumeName, home: String },
     /// Enough tasks of the service are there.
@@ -40,6 +43,7 @@ impl fmt::Display for Misfit {
             }
             Self::Constraint { constraint, has } => write!(f, "does not meet {constraint} (has {has})"),
             Self::Platform { wanted, has } => write!(f, "is {has}, the image needs {wanted}"),
+            Self::Host { feature, why, .. } => write!(f, "lacks {feature}: {why}"),
             Self::Volume { volume, home } => write!(f, "blocked: data of volume {volume} is on node {home}"),
             Self::PerNode { max } => write!(f, "has {max} of its tasks already (max_replicas_per_node)"),
             Self::HostPort { port } => {
@@ -65,6 +69,7 @@ pub(crate) fn misfit(request: &Request<'_>, candidate: &Candidate<'_>) -> Option
     }
     constraints(request, candidate)
         .or_else(|| platform(request, candidate))
+        .or_else(|| host(request, candidate))
         .or_else(|| volumes(request, candidate))
         .or_else(|| per_node(request, candidate))
         .or_else(|| host_ports(request, candidate))
@@ -97,6 +102,33 @@ fn platform(request: &Request<'_>, candidate: &Candidate<'_>) -> Option<Misfit> 
         wanted: wanted.clone(),
         has: format!("{}/{}", candidate.info.os, candidate.info.arch),
     })
+}
+
+/// Only what was asked for: a default limit that a host cannot set is left out there with a warning.
+fn host(request: &Request<'_>, candidate: &Candidate<'_>) -> Option<Misfit> {
+    if candidate.info.lacks.is_empty() {
+        return None;
+    }
+    needs(&request.spec.task.container).into_iter().find_map(|(feature, field)| {
+        let why = candidate.info.lacks.get(&feature)?.clone();
+        Some(Misfit::Host { feature, field: field.to_owned(), why })
+    })
+}
+
+/// What a container asks of the kernel beyond what every container gets, with the field that asks.
+fn needs(spec: &ContainerSpec) -> Vec<(HostFeature, &'static str)> {
+    let limits = &spec.limits;
+    let asked = [
+        (limits.memory.is_some(), HostFeature::MemoryLimits, "deploy.resources.limits.memory"),
+        (limits.memory_reservation.is_some(), HostFeature::MemoryLimits, "mem_reservation"),
+        (limits.memory_swap.is_some(), HostFeature::MemoryLimits, "memswap_limit"),
+        (limits.cpus.is_some(), HostFeature::CpuLimits, "deploy.resources.limits.cpus"),
+        (limits.cpu_shares.is_some(), HostFeature::CpuLimits, "cpu_shares"),
+        (limits.cpuset.is_some(), HostFeature::CpuSets, "cpuset"),
+        (limits.pids.is_some_and(|pids| pids != 0), HostFeature::PidsLimits, "deploy.resources.limits.pids"),
+        (!spec.devices.is_empty(), HostFeature::DeviceRules, "devices"),
+    ];
+    asked.into_iter().filter(|(asked, ..)| *asked).map(|(_, feature, field)| (feature, field)).collect()
 }
 
 fn volumes(request: &Request<'_>, candidate: &Candidate<'_>) -> Option<Misfit> {

@@ -68,6 +68,16 @@ impl NoFit {
         !self.misfits.is_empty()
             && self.misfits.iter().all(|(_, m)| matches!(m, Misfit::Memory { .. } | Misfit::Cpus { .. }))
     }
+
+    /// Every node's kernel is without something that the service needs: the first such field.
+    pub(crate) fn lacking(&self) -> Option<&str> {
+        let fields: Option<Vec<&str>> = self
+            .misfits
+            .iter()
+            .map(|(_, m)| if let Misfit::Host { field, .. } = m { Some(field.as_str()) } else { None })
+            .collect();
+        fields?.first().copied()
+    }
 }
 
 impl std::fmt::Display for NoFit {

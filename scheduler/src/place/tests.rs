@@ -41,6 +41,22 @@ fn a_refusal_names_the_numbers() {
 }
 
 #[test]
+fn a_limit_that_a_kernel_cannot_set_is_for_another_node() {
+    let mut without = testing::node(1);
+    let why = "its cgroup controller memory is not there";
+    without.lacks.insert(carrack_api::fact::HostFeature::MemoryLimits, why.into());
+    let mut spec = testing::service("nginx");
+    assert!(place(&request(&spec), &[candidate(&without)], 7).is_ok(), "nothing is asked for");
+    spec.task.container.limits.memory = Some(Bytes(64 << 20));
+    let error = place(&request(&spec), &[candidate(&without)], 7).unwrap_err();
+    assert_eq!(error.lacking(), Some("deploy.resources.limits.memory"));
+    assert_eq!(error.to_string(), format!("no node fits: 1 node: lacks memory limits: {why}"));
+    let with = testing::node(2);
+    let choice = place(&request(&spec), &[candidate(&without), candidate(&with)], 7).unwrap();
+    assert_eq!(choice.node, with.id);
+}
+
+#[test]
 fn constraints_are_read_as_swarm_reads_them() {
     let mut node = testing::node(1);
     node.labels.insert("disk".into(), "SSD".into());

@@ -171,7 +171,7 @@ fn check_ports(snapshot: &Snapshot, spec: &StackSpec) -> Result<(), Problem> {
     Err(Problem { status: 409, kind: "port-taken".into(), ..invalid("a published port is taken", problems) })
 }
 
-/// Reservations that no node could meet even when it were empty.
+/// What no node could meet even when it were empty: reservations, and limits that its kernel cannot set.
 pub(super) fn check_room(inner: &Inner, spec: &StackSpec) -> Result<(), Problem> {
     let observations = inner.cluster.observed();
     let candidates: Vec<Candidate<'_>> = observations
@@ -187,20 +187,25 @@ pub(super) fn check_room(inner: &Inner, spec: &StackSpec) -> Result<(), Problem>
     let mut problems = Vec::new();
     for (name, service) in &spec.services {
         let request = Request { spec: service, homes: Vec::new(), only: None };
-        if let Err(error) = place(&request, &candidates, 0)
-            && error.is_for_resources()
-        {
-            problems.push(FieldProblem {
-                path: format!("services.{name}.deploy.resources.reservations"),
-                message: error.to_string(),
-                hint: Some("reserve less, or add a node that has as much".into()),
-            });
-        }
+        let Err(error) = place(&request, &candidates, 0) else { continue };
+        let (field, hint) = match error.lacking() {
+            Some(field) => (field, "`carrack doctor` on the node says what helps; or leave it out"),
+            None if error.is_for_resources() => {
+                ("deploy.resources.reservations", "reserve less, or add a node that has as much")
+            }
+            None => continue,
+        };
+        problems.push(FieldProblem {
+            path: format!("services.{name}.{field}"),
+            message: error.to_string(),
+            hint: Some(hint.into()),
+        });
     }
     if problems.is_empty() {
         return Ok(());
     }
-    Err(Problem { kind: "no-node-fits".into(), ..invalid("a reservation can never be met", problems) })
+    let title = "no node has what a service needs";
+    Err(Problem { kind: "no-node-fits".into(), ..invalid(title, problems) })
 }
 
 async fn check_external_volumes(inner: &Inner, node: &NodeId, spec: &StackSpec) -> Result<(), Problem> {
