@@ -19,6 +19,7 @@ mod in_root;
 mod init;
 mod keep;
 pub mod log;
+mod open_files;
 pub mod process;
 mod program;
 pub mod record;

@@ -21,7 +21,7 @@ use std::process::Command;
 
 use carrack_api::fail;
 
-use crate::{archive, child, exec_child, image, init, keep, supervise, template};
+use crate::{archive, child, exec_child, image, init, keep, open_files, supervise, template};
 
 /// To be called first thing in `main`: when the first argument is one of our hidden modes, runs it and does not return.
 pub fn dispatch() {
@@ -32,6 +32,7 @@ pub fn dispatch() {
     // PID 1 has the container's environment. What the daemon could follow, its children can.
     if mode != init::MODE {
         let _ = fail::arm();
+        open_files::restore();
     }
     if mode == image::unpack::CHILD {
         // `ExitCode` cannot be asked for its number; only success and failure are used there.
@@ -67,9 +68,15 @@ pub fn keep_from_children() -> io::Result<()> {
     Ok(())
 }
 
-/// A command that runs this binary in a mode, with an empty environment but for armed fail points.
+/// A command that runs this binary in a mode, with an empty environment but for armed fail points and the limit of open files.
 pub(crate) fn command(exe: &Path, mode: &str) -> Command {
     let mut command = Command::new(exe);
-    command.arg0("carrack").arg(mode).env_clear().envs(fail::environment()).current_dir("/");
+    command
+        .arg0("carrack")
+        .arg(mode)
+        .env_clear()
+        .envs(fail::environment())
+        .envs(open_files::environment())
+        .current_dir("/");
     command
 }

@@ -32,6 +32,8 @@ pub struct HostFacts {
     pub capabilities: BTreeSet<String>,
     /// Our own limits (soft, hard) by lower-case name; `u64::MAX` is unlimited.
     pub ulimits: BTreeMap<String, (u64, u64)>,
+    /// Files that one process can have open, whatever its limits (`fs.nr_open`).
+    pub most_open_files: u64,
     /// Our own `oom_score_adj`, which children inherit.
     pub oom_score_adj: i32,
     /// What the container's cgroup can limit.

@@ -157,14 +157,28 @@ fn ulimits(
         }
         let own = host.ulimits.get(name).map_or(u64::MAX, |(_, hard)| *hard);
         if hard > own && !host.capabilities.contains("SYS_RESOURCE") {
-            warnings
-                .push(format!("ulimit {name} is {own} instead of {hard}: the node lacks CAP_SYS_RESOURCE"));
+            warnings.push(format!(
+                "ulimit {name} is {own} instead of {}: the node lacks CAP_SYS_RESOURCE",
+                shown(hard)
+            ));
             hard = own;
             soft = soft.min(own);
+        }
+        if name == "nofile" && hard > host.most_open_files {
+            // Nobody may have more, and a start would fail.
+            let most = host.most_open_files;
+            warnings
+                .push(format!("ulimit nofile is {most} instead of {}: the kernel's fs.nr_open", shown(hard)));
+            (soft, hard) = (soft.min(most), most);
         }
         limits.push(
             json!({ "type": format!("RLIMIT_{}", name.to_ascii_uppercase()), "soft": soft, "hard": hard }),
         );
     }
     Ok(limits)
+}
+
+/// A limit for people.
+fn shown(limit: u64) -> String {
+    if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() }
 }

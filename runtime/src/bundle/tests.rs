@@ -17,6 +17,7 @@ fn host() -> HostFacts {
         cpus: 2,
         capabilities: ALL_CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
         ulimits: BTreeMap::from([("nofile".to_owned(), (1024, 4096))]),
+        most_open_files: 1 << 20,
         cgroup: cgroup(false),
         ..Default::default()
     }
@@ -199,14 +200,15 @@ fn a_cpuset_is_on_this_hosts_cpus() {
 }
 
 #[test]
-fn ulimits_are_clamped_only_without_the_capability() {
+fn ulimits_are_clamped_to_what_the_node_may_give() {
     let ulimits = BTreeMap::from([("nofile".to_owned(), Ulimit { soft: 8000, hard: -1 })]);
     let spec = ContainerSpec { ulimits, ..Default::default() };
-    let (json, _) = json_of(spec.clone());
+    let (json, warnings) = json_of(spec.clone());
     assert_eq!(
         json["process"]["rlimits"],
-        json!([{ "type": "RLIMIT_NOFILE", "soft": 8000, "hard": u64::MAX }])
+        json!([{ "type": "RLIMIT_NOFILE", "soft": 8000, "hard": 1_048_576 }])
     );
+    assert_eq!(warnings, ["ulimit nofile is 1048576 instead of unlimited: the kernel's fs.nr_open"]);
     let mut host = host();
     host.capabilities.remove("SYS_RESOURCE");
     let bundle = build(&request(spec), &prepared(), &host).unwrap();

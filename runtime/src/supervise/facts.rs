@@ -34,6 +34,7 @@ pub(super) fn host(with_devices: bool) -> io::Result<HostFacts> {
         cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
         capabilities,
         ulimits: ulimits(),
+        most_open_files: fs::read_to_string("/proc/sys/fs/nr_open")?.trim().parse().unwrap_or(u64::MAX),
         // Known once it is made.
         cgroup: CgroupFacts::default(),
         oom_score_adj: fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse().unwrap_or(0),

@@ -126,7 +126,9 @@ fn assert_devices(facts: &Facts, terminal: bool, case: &str) {
         ("mqueue", "dir"),
     ]);
     // Where the kernel has it; it is masked.
-    want.extend(facts.get("dev core").map(|_| ("core", "/proc/kcore")));
+    for name in ["core", "kcore"] {
+        want.extend(facts.get(&format!("dev {name}")).map(|_| (name, "/proc/kcore")));
+    }
     let console = facts.get("dev console").map(String::as_str);
     if let Some(console) = console.filter(|_| terminal) {
         want.insert("console", console);

@@ -25,20 +25,19 @@ pub(crate) const MODE: &str = "on-cgroup2";
 
 /// A block device of this machine that we may open ourselves, major and minor.
 fn disk() -> (u32, u32) {
-    let dir = tempfile::tempdir().unwrap();
     let mut names: Vec<String> = fs::read_dir("/sys/dev/block")
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    let numbers = names.iter().map(|name| name.split_once(':').unwrap());
-    let mut numbers = numbers.map(|(major, minor)| (major.parse().unwrap(), minor.parse().unwrap()));
-    let opens = |(major, minor): &(u32, u32)| {
-        let path = dir.path().join(format!("{major}-{minor}"));
-        node(&path, FileType::BlockDevice, makedev(*major, *minor));
-        fs::File::open(path).is_ok()
+    let opens = |name: &&String| {
+        let about = fs::read_to_string(format!("/sys/dev/block/{name}/uevent")).unwrap();
+        let node = about.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+        node.is_some_and(|node| fs::File::open(Path::new("/dev").join(node)).is_ok())
     };
-    numbers.find(opens).expect("a block device that root may open")
+    let name = names.iter().find(opens).expect("a block device that root may open");
+    let (major, minor) = name.split_once(':').unwrap();
+    (major.parse().unwrap(), minor.parse().unwrap())
 }
 
 fn node(path: &Path, kind: FileType, device: rustix::fs::Dev) {
@@ -183,7 +182,9 @@ pub(crate) fn on_cgroup2() -> ! {
     // SAFETY: only the mount namespace is unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
-    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), None).unwrap();
+    if !fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap() {
+        mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), None).unwrap();
+    }
     let host = Host::new();
     let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
     let has = |name: &str| controllers.split_whitespace().any(|known| known == name);

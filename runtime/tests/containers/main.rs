@@ -25,6 +25,7 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     carrack_runtime::reexec::dispatch();
+    support::remember_open_files();
     let own: Vec<String> = std::env::args().skip(1).collect();
     if own.first().is_some_and(|mode| mode == "daemon-that-waits") {
         survival::daemon_that_waits(&own[1..]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use carrack_api::{Namespace, Security, Ulimit};
 use carrack_runtime::Network;
 
-use crate::support::Host;
+use crate::support::{Host, open_files};
 
 crate::trials!(
     a_default_container_is_confined,
@@ -17,6 +17,7 @@ crate::trials!(
     nothing_of_the_host_is_open_inside,
     namespaces_of_the_host_on_request,
     ulimits_are_set_or_clamped,
+    open_files_are_limited_as_the_daemons_were_at_its_start,
     the_own_cgroup_cannot_be_written,
 );
 
@@ -178,17 +179,38 @@ fn ulimits_are_set_or_clamped() {
     let mut request = host.shell("huge", "true");
     request.spec.ulimits =
         BTreeMap::from([("nofile".to_owned(), Ulimit { soft: 9_000_000, hard: 9_000_000 })]);
-    // With CAP_SYS_RESOURCE it is given, without it there is a warning; a refusal would be wrong in both cases.
+    // Without CAP_SYS_RESOURCE it is the node's own, with it the most that the kernel gives to anybody; a refusal would be wrong in
+    // both cases.
     match host.runtime().start(&request) {
         Ok(started) => {
             let held = std::fs::read_to_string("/proc/self/status").unwrap();
             let line = held.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap();
             let resource = u64::from_str_radix(line.trim(), 16).unwrap() & (1 << 24) != 0;
-            assert_eq!(started.warnings.is_empty(), resource, "{:?}", started.warnings);
+            let most =
+                std::fs::read_to_string("/proc/sys/fs/nr_open").unwrap().trim().parse::<i64>().unwrap();
+            let given = resource && most >= 9_000_000;
+            assert_eq!(started.warnings.is_empty(), given, "{:?}", started.warnings);
             host.wait(&request.id);
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+fn open_files_are_limited_as_the_daemons_were_at_its_start() {
+    use std::io::Read;
+    let host = Host::new();
+    let want = open_files().to_string();
+    let request = host.shell("limits", "ulimit -n; exec sleep 1000");
+    host.runtime().start(&request).unwrap();
+    host.wait_line("limits", &want);
+    let argv = ["sh", "-c", "ulimit -n"].map(str::to_owned).to_vec();
+    let order = carrack_runtime::ExecRequest { argv, ..Default::default() };
+    let mut session = host.runtime().exec(&request.id, &order).unwrap();
+    let mut text = String::new();
+    std::fs::File::from(session.stdout.take().unwrap()).read_to_string(&mut text).unwrap();
+    assert_eq!(text.trim(), want);
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    assert_eq!(own.current, own.maximum, "the daemon takes all it may have");
 }
 
 fn the_own_cgroup_cannot_be_written() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,18 @@ use carrack_runtime::{ImageConfig, LogQuery, Network, RunId, Runtime, RuntimeCon
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
+
+static OPEN_FILES: OnceLock<u64> = OnceLock::new();
+
+/// To be called before a runtime is opened.
+pub(crate) fn remember_open_files() {
+    let _ = OPEN_FILES.set(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap());
+}
+
+/// The soft limit that this process was started with.
+pub(crate) fn open_files() -> u64 {
+    *OPEN_FILES.get().unwrap()
+}
 
 /// A runtime with a place of its own; removes everything when dropped and then looks for leftovers.
 pub(crate) struct Host {
