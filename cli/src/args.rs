@@ -658,7 +658,9 @@ Examples:
   carrack stats web db               some services
   carrack stats --no-stream -o json | jq .memory
 
-CPU is in percent of one CPU. With -o json each sample is a line.")]
+CPU is in percent of one CPU; THROTTLED is the share of moments at which a CPU limit held the task back;
+PEAK is the most memory so far, page cache included. With -o json each sample is a line, with processes
+killed for lack of memory (oom_kills) and, on cgroup v2, time lost by waiting (pressure).")]
 pub(crate) struct StatsArgs {
     /// Stacks, services, replicas or tasks
     #[arg(value_name = "TARGET")]
@@ -923,8 +925,11 @@ Examples:
 Examples:
   sudo carrack doctor
   sudo carrack doctor -o json
+  carrack doctor --state-dir /srv/carrack      a state directory elsewhere, as the daemon is told
 
-Exit code 1 when something is missing without which no container can run.")]
+A note is something that works with less, or that is good to know; its cost and what helps stand below it. Exit code 0 when
+nothing is missing, 1 when something is missing without which containers cannot run or be reached, or when something could
+not be tried without root. Nothing is changed.")]
 pub(crate) struct DoctorArgs {
     /// The daemon's state directory, to check its filesystem
     #[arg(long, default_value = carrack_api::defaults::STATE_DIR, value_name = "DIR")]
@@ -936,14 +941,22 @@ pub(crate) struct DoctorArgs {
 Examples:
   sudo carrack uninstall               asks first
   sudo carrack uninstall -y --volumes  without a question, and with the data of all volumes
+  sudo carrack uninstall --keep-state  all stops and the kernel is as before; the next daemon starts it again
 
 Stops all containers in order and the daemon, then removes images, logs, the record of all stacks, cgroups, links, routes,
 addresses, the nftables table and our rules in the tables of others. It works without a daemon, too, and can be run again
-when it was broken off. Named volumes stay where they are, anonymous ones go with their tasks.")]
+when it was broken off. Named volumes stay where they are, anonymous ones go with their tasks. A Debian package is taken away
+by `apt purge carrack`, which does the same, volumes included.")]
 pub(crate) struct UninstallArgs {
     /// Remove named volumes, too: their data is lost
     #[arg(long)]
     pub volumes: bool,
+    /// Keep stacks, images, logs and volumes: the state directory stays as it is
+    #[arg(long, conflicts_with = "volumes")]
+    pub keep_state: bool,
+    /// Change nothing when a container runs (exit code 1)
+    #[arg(long)]
+    pub unless_running: bool,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,

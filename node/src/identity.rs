@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use carrack_api::fact::{Fact, Verdict};
 use carrack_api::{Bytes, ClusterId, MilliCpus, NodeId, NodeInfo, fail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,21 @@ pub(crate) fn describe_host(id: NodeId, hostname: String, labels: BTreeMap<Strin
         addresses: host_addresses(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         lacks: carrack_runtime::doctor::lacks(),
+    }
+}
+
+/// Says once, at the start, what works with less on this host; what is missing is said with what it costs, too.
+pub(crate) fn tell_lacks(facts: &[Fact]) {
+    for fact in facts {
+        match fact.verdict {
+            Verdict::Ok | Verdict::Untried => {}
+            Verdict::Note => {
+                tracing::warn!(name = fact.name, found = fact.found, cost = fact.cost, help = fact.hint, "this host has less");
+            }
+            Verdict::Missing => {
+                tracing::error!(name = fact.name, found = fact.found, cost = fact.cost, help = fact.hint, "this host lacks");
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod board;
 pub(crate) mod change;
+pub(crate) mod facts;
 pub(crate) mod log;
 pub(crate) mod meter;
 pub(crate) mod report;

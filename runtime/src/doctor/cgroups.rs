@@ -97,9 +97,12 @@ pub(super) fn look() -> Seen {
 
 /// Swap can be limited: on v2 that shows in a cgroup below the root only.
 fn swap(memory: &Path) -> bool {
-    let below = || fs::read_dir(memory).into_iter().flatten().filter_map(Result::ok);
+    let below =
+        || fs::read_dir(memory).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let with_limit = || below().any(|dir| dir.join("memory.max").exists());
     memory.join("memory.memsw.limit_in_bytes").exists()
-        || below().any(|entry| entry.path().join("memory.swap.max").exists())
+        || below().any(|dir| dir.join("memory.swap.max").exists())
+        || (memory.join("cgroup.controllers").exists() && !with_limit() && Path::new("/proc/swaps").exists())
 }
 
 /// The facts of what was seen.

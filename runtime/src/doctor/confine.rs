@@ -107,7 +107,7 @@ pub(super) fn capabilities() -> Fact {
         "SYS_RESOURCE" => Fact::note(AREA, name, found, *cost),
         _ => Fact::missing(AREA, name, found, *cost),
     };
-    fact.hint("outside of containers; in a unit: no CapabilityBoundingSet= without them")
+    fact.hint("run it outside of containers; in a unit: CapabilityBoundingSet= must hold them")
 }
 
 /// AppArmor and SELinux. Neither is asked for anything: containers are confined without them.
@@ -130,8 +130,9 @@ pub(super) fn security_module() -> Fact {
         "" | "unconfined" => Fact::ok(AREA, name, "AppArmor, this program unconfined"),
         profile => {
             let cost = "mounts of containers may be refused by it";
-            Fact::note(AREA, name, format!("AppArmor, this program in profile {profile}"), cost)
-                .hint("aa-complain PROFILE, or journalctl -k -g apparmor to see what is refused")
+            Fact::note(AREA, name, format!("AppArmor, this program in profile {profile}"), cost).hint(
+                format!("journalctl -k -g apparmor says what was refused; aa-complain {profile} ends it"),
+            )
         }
     }
 }

@@ -14,13 +14,19 @@ use carrack_api::fact::{Fact, Lacks};
 
 const AREA: &str = "containers";
 
-/// All facts, in a fixed order. `state_dir` is where images and writable layers are, or will be.
+/// All facts. `state_dir` is where images and writable layers are, or will be.
 pub fn examine(state_dir: &Path) -> Vec<Fact> {
+    let mut facts = glance();
+    facts.push(overlay::fact(state_dir));
+    facts
+}
+
+/// What is known by looking alone: quick, and nothing is made. For the start of a daemon.
+pub fn glance() -> Vec<Fact> {
     let command_line = system::command_line();
     let mut facts = vec![system::kernel()];
     facts.extend(system::modules());
     facts.extend(cgroups::facts(&cgroups::look(), &command_line));
-    facts.push(overlay::fact(state_dir));
     facts.push(confine::namespaces());
     facts.push(confine::user_namespaces());
     facts.push(confine::seccomp());

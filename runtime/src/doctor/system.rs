@@ -13,7 +13,7 @@ const KERNEL_MIN: (u32, u32) = (5, 10);
 /// Fewer open files than this are too few for a database or a proxy in a container.
 const FILES_LOW: u64 = 65_536;
 /// Fewer processes than this are soon used up by the containers of a host.
-const PROCESSES_LOW: u64 = 16_384;
+const PROCESSES_LOW: u64 = 8_192;
 
 /// The kernel's command line; empty when it cannot be read.
 pub(super) fn command_line() -> String {
