@@ -135,10 +135,22 @@ pub(crate) fn tell_lacks(facts: &[Fact]) {
         match fact.verdict {
             Verdict::Ok | Verdict::Untried => {}
             Verdict::Note => {
-                tracing::warn!(name = fact.name, found = fact.found, cost = fact.cost, help = fact.hint, "this host has less");
+                tracing::warn!(
+                    name = fact.name,
+                    found = fact.found,
+                    cost = fact.cost,
+                    help = fact.hint,
+                    "this host has less"
+                );
             }
             Verdict::Missing => {
-                tracing::error!(name = fact.name, found = fact.found, cost = fact.cost, help = fact.hint, "this host lacks");
+                tracing::error!(
+                    name = fact.name,
+                    found = fact.found,
+                    cost = fact.cost,
+                    help = fact.hint,
+                    "this host lacks"
+                );
             }
         }
     }
