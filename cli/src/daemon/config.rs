@@ -139,6 +139,28 @@ mod tests {
         assert_eq!(read(""), Ok(RegistryConfig::default()));
     }
 
+    /// The file of the package: `#key = value` is a setting, `# words` explain.
+    const PACKAGED: &str = include_str!("../../package/config.toml");
+
+    #[test]
+    fn the_packaged_file_sets_nothing_and_each_of_its_examples_is_read() {
+        assert_eq!(read(PACKAGED), Ok(RegistryConfig::default()));
+        let is_setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
+        let settings: Vec<&str> = PACKAGED.lines().filter(is_setting).map(|line| &line[1..]).collect();
+        let config = read(&settings.join("\n")).unwrap();
+        config.check().unwrap();
+        // Every key there is has an example.
+        assert_eq!(config.ca_files.len(), 1);
+        assert!(config.hosts.values().any(|host| !host.mirrors.is_empty()));
+        assert!(config.hosts.values().any(|host| !host.ca_files.is_empty()));
+        // And each of them stands alone: a reader takes the sign away from one, with its section's name.
+        for (at, setting) in settings.iter().enumerate().filter(|(_, setting)| setting.contains(" = ")) {
+            let section = settings[..at].iter().rev().find(|line| line.starts_with('[')).unwrap_or(&"");
+            let alone = read(&format!("{section}\n{setting}\n")).unwrap();
+            assert_ne!(alone, RegistryConfig::default(), "{setting}");
+        }
+    }
+
     #[test]
     fn what_is_misspelt_is_told_with_its_line() {
         for (text, line, said) in [
