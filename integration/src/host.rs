@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::inventory::cgroup_roots;
 use crate::lab::Lab;
 
 /// Kinds of objects, and how many there are of each.
@@ -102,8 +103,8 @@ impl HostState {
 
     fn cgroups(&mut self, lab: &Lab) {
         let Some(parent) = lab.cgroup_name() else { return };
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            for entry in fs::read_dir(hierarchy.path().join(&parent)).into_iter().flatten().flatten() {
+        for root in cgroup_roots() {
+            for entry in fs::read_dir(root.join(&parent)).into_iter().flatten().flatten() {
                 if entry.path().is_dir() {
                     self.add(format!("cgroup {}", plain(&entry.file_name().to_string_lossy())));
                 }

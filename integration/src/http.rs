@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::wait::slow;
+
 /// Longest time for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
@@ -22,7 +24,7 @@ pub struct Answer {
 /// Asks once; an error means that nobody knows what became of it.
 pub fn ask(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    stream.set_read_timeout(Some(ANSWER_MAX * slow()))?;
     let body = body.map(Value::to_string).unwrap_or_default();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: carrack\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",

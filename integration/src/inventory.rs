@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A set of lines, each one object.
@@ -40,6 +40,16 @@ fn names(dir: &str) -> impl Iterator<Item = String> {
 fn mounts() -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     text.lines().filter_map(|line| line.split(' ').nth(4)).map(|target| format!("mount {target}")).collect()
+}
+
+/// Where a cgroup at the top of a hierarchy is a directory: below `/sys/fs/cgroup` itself on pure cgroup v2, else below each
+/// hierarchy in it.
+pub fn cgroup_roots() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        return vec![root.to_owned()];
+    }
+    names("/sys/fs/cgroup").map(|hierarchy| root.join(hierarchy)).collect()
 }
 
 fn cgroups(dir: &Path, depth: u32) -> Vec<String> {

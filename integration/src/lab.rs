@@ -22,7 +22,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, cgroup_roots};
 use crate::load::{Load, Target, request};
 use crate::wait::until;
 
@@ -553,8 +553,8 @@ fn remove_cgroups(parent: Option<String>) {
         let _ = fs::remove_dir(dir);
     }
     let Some(parent) = parent else { return };
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        remove(&hierarchy.path().join(&parent));
+    for root in cgroup_roots() {
+        remove(&root.join(&parent));
     }
 }
 

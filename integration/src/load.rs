@@ -1,6 +1,6 @@
 //! A client population that counts what fails: a new connection for each request, its name resolved anew when there is one.
 //!
-//! A request has failed when it got anything but a whole `200` answer within [`REQUEST_TIMEOUT`]. Nothing is retried.
+//! A request has failed when it got anything but a whole `200` answer within [`REQUEST_TIMEOUT`], times [`slow`]. Nothing is retried.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::wait::slow;
 
 /// Time for one request with its look-up and connection.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -130,7 +132,7 @@ pub fn beside<T>(load: &Load, work: impl FnOnce() -> T) -> io::Result<(Report, T
 
 /// One request from this thread's network namespace; the first line of the body.
 pub fn request(load: &Load) -> io::Result<String> {
-    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    let deadline = Instant::now() + REQUEST_TIMEOUT * slow();
     let left = || {
         deadline
             .checked_duration_since(Instant::now())
@@ -165,7 +167,7 @@ fn enter(load: &Load) -> io::Result<()> {
 /// Asks `server` for the first A record of `name`.
 pub fn resolve(name: &str, server: SocketAddr, timeout: Duration) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.set_read_timeout(Some(timeout.min(REQUEST_TIMEOUT)))?;
+    socket.set_read_timeout(Some(timeout.min(REQUEST_TIMEOUT * slow())))?;
     socket.connect(server)?;
     let id = std::process::id() as u16 ^ socket.local_addr()?.port();
     socket.send(&query(id, name))?;

@@ -18,7 +18,7 @@ use carrack_api::fail::{ONCE_VARIABLE, Process, STEPS, Step, VARIABLE};
 use carrack_integration::host::HostState;
 use carrack_integration::http::ask;
 use carrack_integration::lab::{Lab, SOON};
-use carrack_integration::wait::until;
+use carrack_integration::wait::{slow, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -281,7 +281,7 @@ impl Walk {
 
     /// Runs the operation, again where once is not enough, until the step has fired.
     fn drive(&mut self, operation: Operation, mark: &Path, name: &str) {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + SOON * slow();
         let mut running: Option<Child> = None;
         let mut round = 0;
         let mut answers = false;

@@ -10,8 +10,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,9 +28,14 @@ use nix::unistd::Pid;
 const DNS: &str = "169.254.1.53:53";
 const CLIENT: &str = "10.192.0.21";
 /// Longest wait for anything that must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(60) * slow());
 /// How long a client waits for a reply, as the C library does by default.
-const REPLY: Duration = Duration::from_secs(5);
+static REPLY: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(5) * slow());
+
+/// By what factor this machine is slower than others: an emulated one says so.
+fn slow() -> u32 {
+    std::env::var("CARRACK_TEST_SLOW").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
 
 fn main() {
     let mut args = std::env::args_os().skip(1);
@@ -164,14 +169,14 @@ impl Drop for Lab {
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "not in {PATIENCE:?}: {what}");
+        assert!(start.elapsed() < *PATIENCE, "not in {:?}: {what}", *PATIENCE);
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 fn udp(from: &str, packet: &[u8]) -> std::io::Result<Message> {
     let socket = UdpSocket::bind((ip(from), 0))?;
-    socket.set_read_timeout(Some(REPLY))?;
+    socket.set_read_timeout(Some(*REPLY))?;
     // Not connected, as a resolver that hears refusals would be: an unanswered query is a lost one.
     socket.send_to(packet, DNS)?;
     let mut buffer = [0; 4096];
@@ -182,7 +187,7 @@ fn udp(from: &str, packet: &[u8]) -> std::io::Result<Message> {
 
 fn tcp(packet: &[u8]) -> std::io::Result<Message> {
     let mut stream = TcpStream::connect(DNS)?;
-    stream.set_read_timeout(Some(REPLY))?;
+    stream.set_read_timeout(Some(*REPLY))?;
     stream.write_all(&[&(packet.len() as u16).to_be_bytes()[..], packet].concat())?;
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;

@@ -10,17 +10,22 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use carrack_net::{Config, EndpointKey, Netns, Network, PortKey, PortTarget, Protocol, Tables};
 
 /// How long a client waits for anything; what is refused or lost on purpose takes no longer.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(5) * slow());
 /// How long a loaded machine may take to come to a state.
-const STATE_PATIENCE: Duration = Duration::from_secs(60);
+static STATE_PATIENCE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(60) * slow());
+
+/// By what factor this machine is slower than others: an emulated one says so.
+pub fn slow() -> u32 {
+    std::env::var("CARRACK_TEST_SLOW").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
 
 pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 pub const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
@@ -246,8 +251,8 @@ pub fn ask(from: &Netns, to: Ipv4Addr, port: u16) -> io::Result<Answer> {
 /// The same, keeping the connection.
 pub fn connect(from: &Netns, to: Ipv4Addr, port: u16) -> io::Result<(Answer, BufReader<TcpStream>)> {
     let stream =
-        from.run(|| TcpStream::connect_timeout(&SocketAddrV4::new(to, port).into(), PATIENCE)).unwrap()?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+        from.run(|| TcpStream::connect_timeout(&SocketAddrV4::new(to, port).into(), *PATIENCE)).unwrap()?;
+    stream.set_read_timeout(Some(*PATIENCE))?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
@@ -276,7 +281,7 @@ pub fn udp(from: &Netns, to: Ipv4Addr, port: u16) -> UdpSocket {
             socket
         })
         .unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(500) * slow())).unwrap();
     socket
 }
 
@@ -289,7 +294,7 @@ pub fn ask_udp(socket: &UdpSocket) -> io::Result<Answer> {
 
 /// Waits for a predicate; panics with its last word.
 pub fn wait_for(what: &str, mut done: impl FnMut() -> Result<(), String>) {
-    let deadline = Instant::now() + STATE_PATIENCE;
+    let deadline = Instant::now() + *STATE_PATIENCE;
     loop {
         match done() {
             Ok(()) => return,

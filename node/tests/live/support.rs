@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use carrack_api::client::frames::{FrameReader, write_frame};
@@ -17,15 +17,20 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// How long anything may take on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) static PATIENCE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(60) * slow());
 /// How long a client waits for one answer.
-const ANSWER: Duration = Duration::from_secs(5);
+static ANSWER: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(5) * slow());
 /// The image of all tests.
 pub(crate) const IMAGE: &str = "carrack.test/busybox:1";
 /// Port that web tasks listen on.
 pub(crate) const PORT: u16 = 80;
 /// Port of the host that leads to them.
 pub(crate) const PUBLISHED: u16 = 18_080;
+
+/// By what factor this machine is slower than others: an emulated one says so.
+fn slow() -> u32 {
+    std::env::var("CARRACK_TEST_SLOW").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
 
 /// Moves this process into a network namespace of its own. To be called while it has one thread.
 pub(crate) fn own_namespace() {
@@ -99,7 +104,7 @@ impl Rig {
             upstreams: Vec::new(),
             registries: Default::default(),
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + *PATIENCE;
         let node = loop {
             let config = config.clone();
             match tokio::task::spawn_blocking(|| Node::open(config)).await.unwrap() {
@@ -190,7 +195,7 @@ impl Rig {
     }
 
     pub(crate) async fn until<T>(&self, what: &str, found: impl Fn(&NodeReport) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + *PATIENCE;
         loop {
             let last = self.last();
             if let Some(value) = last.as_ref().and_then(&found) {
@@ -234,7 +239,7 @@ impl Rig {
         });
         let mut reader = FrameReader::new(reader);
         let mut frames = Vec::new();
-        while let Some(frame) = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap() {
+        while let Some(frame) = tokio::time::timeout(*PATIENCE, reader.next()).await.unwrap().unwrap() {
             frames.push(frame);
         }
         drop(writing.await.unwrap());
@@ -268,7 +273,7 @@ impl Drop for Rig {
             std::fs::read_to_string(self.state_dir().join("node/identity.json")).unwrap_or_default();
         let Some(node) = identity.split("\"node\":\"").nth(1).and_then(|rest| rest.get(..12)) else { return };
         let ours = format!("carrack-{node}");
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + *ANSWER;
         loop {
             let pids: Vec<u32> = self.processes().into_iter().chain(in_cgroups(&ours)).collect();
             if pids.is_empty() || Instant::now() > deadline {
@@ -297,7 +302,7 @@ fn in_cgroups(name: &str) -> Vec<u32> {
 
 /// Waits for a value.
 pub(crate) async fn eventually<T>(what: &str, found: impl Fn() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + *PATIENCE;
     loop {
         if let Some(value) = tokio::task::block_in_place(&found) {
             return value;
@@ -316,8 +321,8 @@ pub(crate) fn get(address: SocketAddr) -> Option<String> {
 pub(crate) fn try_get(address: SocketAddr) -> Result<String, String> {
     let began = Instant::now();
     let step = |what: &str, error: std::io::Error| format!("{what} after {:?}: {error}", began.elapsed());
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER).map_err(|error| step("connect", error))?;
-    stream.set_read_timeout(Some(ANSWER)).map_err(|error| step("set a timeout", error))?;
+    let mut stream = TcpStream::connect_timeout(&address, *ANSWER).map_err(|error| step("connect", error))?;
+    stream.set_read_timeout(Some(*ANSWER)).map_err(|error| step("set a timeout", error))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|error| step("send", error))?;
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(|error| step("receive", error))?;

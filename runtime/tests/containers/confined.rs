@@ -168,7 +168,7 @@ fn command(host: &Host, id: &RunId, request: &ExecRequest) -> String {
         }
     }
     let text = String::from_utf8_lossy(&text).into_owned();
-    assert_eq!(session.wait_timeout(DEADLINE).unwrap(), Some(0), "{text}");
+    assert_eq!(session.wait_timeout(*DEADLINE).unwrap(), Some(0), "{text}");
     text
 }
 

@@ -137,7 +137,7 @@ fn a_command_can_open_no_more_than_its_container() {
         let mut session = host.runtime().exec(&request.id, &order).unwrap();
         let mut text = String::new();
         fs::File::from(session.stdout.take().unwrap()).read_to_string(&mut text).unwrap();
-        assert_eq!(session.wait_timeout(DEADLINE).unwrap(), Some(0), "{text}");
+        assert_eq!(session.wait_timeout(*DEADLINE).unwrap(), Some(0), "{text}");
         let lines: Vec<String> =
             text.lines().map(|line| line.replace(&format!("/{case}/"), "/tmp/")).collect();
         assert_eq!(lines, denied(), "privileged: {privileged}");
@@ -194,6 +194,17 @@ pub(crate) fn on_cgroup2() -> ! {
     assert_eq!(warnings.iter().any(|text| text.contains("\"pids\"")), !has("pids"), "{warnings:?}");
     host.wait(&request.id);
     assert_eq!(host.lines("plain"), denied());
+
+    // The kernel looks at each way through the filter: many devices must not be too much for it.
+    let many = host.dir.path().join("many");
+    fs::create_dir(&many).unwrap();
+    for minor in 0..1000 {
+        node(&many.join(minor.to_string()), FileType::CharacterDevice, makedev(13, minor));
+    }
+    let mut request = maker(&host, "many", &script());
+    let (source, target) = (many.display().to_string(), "/dev/many".to_owned());
+    request.spec.devices = vec![Device { source, target, permissions: "rw".into() }];
+    assert_eq!(host.output(&request), denied());
 
     let mut request = host.request("limited", &["sleep", "1000"]);
     request.spec.limits.memory = Some(Bytes(64 << 20));

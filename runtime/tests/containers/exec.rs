@@ -39,7 +39,7 @@ fn read(fd: Option<OwnedFd>) -> String {
 fn run(host: &Host, id: &RunId, request: &ExecRequest) -> (i32, String) {
     let mut session = host.runtime().exec(id, request).unwrap_or_else(|error| panic!("{error}"));
     let (stdout, stderr) = (read(session.stdout.take()), read(session.stderr.take()));
-    (session.wait_timeout(DEADLINE).unwrap().unwrap(), format!("{stdout}{stderr}"))
+    (session.wait_timeout(*DEADLINE).unwrap().unwrap(), format!("{stdout}{stderr}"))
 }
 
 fn output_errors_and_codes_come_back() {
@@ -59,7 +59,7 @@ fn stdin_reaches_the_command() {
         host.runtime().exec(&id, &ExecRequest { stdin: true, ..request("cat; echo end") }).unwrap();
     File::from(session.stdin.take().unwrap()).write_all(b"hello\n").unwrap();
     assert_eq!(read(session.stdout.take()), "hello\nend\n");
-    assert_eq!(session.wait_timeout(DEADLINE).unwrap(), Some(0));
+    assert_eq!(session.wait_timeout(*DEADLINE).unwrap(), Some(0));
 }
 
 fn a_terminal_has_its_size_and_can_be_resized() {
@@ -86,7 +86,7 @@ fn a_terminal_has_its_size_and_can_be_resized() {
     File::from(session.pty.as_ref().unwrap().try_clone().unwrap()).write_all(b"y\n").unwrap();
     until("40 120");
     until("xterm");
-    assert_eq!(session.wait_timeout(DEADLINE).unwrap(), Some(4));
+    assert_eq!(session.wait_timeout(*DEADLINE).unwrap(), Some(4));
 }
 
 fn sixteen_at_once() {

@@ -275,7 +275,7 @@ fn a_racing_container_cannot_lead_a_command_out() {
         let Ok(mut session) = host.runtime().exec(&request.id, &order) else { continue };
         let mut text = String::new();
         fs::File::from(session.stdout.take().unwrap()).read_to_string(&mut text).unwrap();
-        session.wait_timeout(DEADLINE).unwrap().unwrap();
+        session.wait_timeout(*DEADLINE).unwrap().unwrap();
         assert!(text.starts_with('/') && !text.contains(SECRET), "{dir}: {text}");
     }
 }

@@ -48,7 +48,7 @@ fn until(host: &Host, id: &RunId, script: &str) -> String {
         let mut text = String::new();
         std::io::Read::read_to_string(&mut std::fs::File::from(session.stdout.take().unwrap()), &mut text)
             .unwrap();
-        (session.wait_timeout(DEADLINE).unwrap() == Some(0)).then_some(text)
+        (session.wait_timeout(*DEADLINE).unwrap() == Some(0)).then_some(text)
     })
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,12 @@ use carrack_api::{ContainerSpec, Exit};
 use carrack_runtime::{ImageConfig, LogQuery, Network, RunId, Runtime, RuntimeConfig, StartRequest};
 
 /// How long anything may take before a test gives up.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) static DEADLINE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(60) * slow());
+
+/// By what factor this machine is slower than others: an emulated one says so.
+fn slow() -> u32 {
+    std::env::var("CARRACK_TEST_SLOW").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
@@ -222,7 +228,7 @@ pub(crate) fn processes_with(place: &str) -> Vec<String> {
 
 /// Asks again until there is an answer.
 pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + *DEADLINE;
     loop {
         if let Some(answer) = ask() {
             return answer;

@@ -59,6 +59,7 @@ pub(crate) fn daemon_that_waits(arguments: &[String]) -> ! {
         runtime_dir: config[1].into(),
         instance: config[2].into(),
         exe: None,
+        unit: None,
     })
     .unwrap();
     let request = serde_json::from_str(config[3]).unwrap();
@@ -132,7 +133,7 @@ fn logs_are_followed_and_outlive_everything() {
     host.runtime().start(&request).unwrap();
     let mut seen = Vec::new();
     while seen.len() < 2001 {
-        assert!(follower.wait(crate::support::DEADLINE).unwrap());
+        assert!(follower.wait(*crate::support::DEADLINE).unwrap());
         seen.extend(follower.next_lines(300).unwrap());
     }
     assert_eq!((&*seen[1999].text, &*seen[2000].text), (&b"line 2000"[..], &b"partial"[..]));

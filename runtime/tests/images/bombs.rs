@@ -21,6 +21,7 @@ use crate::fixture::{
     single, zstd,
 };
 use crate::pull::{block_on, content, pull};
+use crate::registry::DEADLINE;
 use crate::server::{Answer, Server};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -38,7 +39,6 @@ const LOAD_CHILD: &str = "__bomb-test-load";
 /// Most memory of an unpack process or of the process that starts it, in KiB; the window of a zstd
 /// stream alone may have 128 MiB.
 const PEAK_KIB: u64 = 256 << 10;
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs the load child if that is what this process is.
 #[expect(clippy::print_stdout, reason = "its output is its answer")]
@@ -363,7 +363,7 @@ fn a_full_disk() {
         let parts = ["blobs", "layers", "partial", "tmp"].map(|part| disk.path().join(part));
         while parts.iter().any(|part| !names(part).is_empty()) {
             let left: Vec<_> = parts.iter().map(|part| names(part)).collect();
-            assert!(started.elapsed() < DEADLINE, "{size}: left on the full disk: {left:?}");
+            assert!(started.elapsed() < *DEADLINE, "{size}: left on the full disk: {left:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
         // An image that fits still does.

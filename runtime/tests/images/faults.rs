@@ -13,6 +13,7 @@ use carrack_runtime::image::{
 
 use crate::fixture::{Layer, Store, config, manifest, names};
 use crate::pull::{Content, block_on, content, pull};
+use crate::registry::DEADLINE;
 use crate::server::{Answer, Request, Server};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -27,7 +28,6 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 
 /// The argument that makes this binary pull one image, to be killed meanwhile.
 const PULL_CHILD: &str = "__fault-test-pull";
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs the pull child if that is what this process is.
 pub(crate) fn dispatch_pull_child() {
@@ -123,7 +123,7 @@ fn a_killed_pull_is_gone_on_with() {
     let partial = path.join("partial").join(layer.hex());
     let started = Instant::now();
     while fs::metadata(&partial).map_or(0, |metadata| metadata.len()) < 700_000 {
-        let late = started.elapsed() > DEADLINE;
+        let late = started.elapsed() > *DEADLINE;
         if late || child.try_wait().unwrap().is_some() {
             let _ = child.kill();
             let _ = child.wait();

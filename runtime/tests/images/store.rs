@@ -4,11 +4,12 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use carrack_runtime::image::{Error, ImageReference, ImageStore, LoadOptions, ProgressSink, StoreOptions};
 
 use crate::fixture::{Layer, Store, archive, gzip, names, single};
+use crate::registry::DEADLINE;
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("store::a_second_process_is_refused", a_second_process_is_refused),
@@ -22,7 +23,6 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 
 /// The argument that makes this binary load from its standard input, to be killed meanwhile.
 const CRASH_CHILD: &str = "__crash-test-load";
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs the crash child if that is what this process is.
 pub(crate) fn dispatch_crash_child() {
@@ -70,7 +70,7 @@ fn a_killed_load_leaves_no_visible_image() {
     stdin.write_all(&data[..data.len() * 2 / 3]).unwrap();
     let started = Instant::now();
     while !path.join("tmp").is_dir() || names(&path.join("tmp")).is_empty() {
-        assert!(started.elapsed() < DEADLINE, "the load never began to write");
+        assert!(started.elapsed() < *DEADLINE, "the load never began to write");
         std::thread::yield_now();
     }
     drop(child);
