@@ -140,6 +140,15 @@ esac
 needs
 echo "Carrack demo: one host, $("$CARRACK" --version), $(stat -c %s "$CARRACK" | numfmt --to=iec)B static binary"
 
+step "this host: what is there, what is not, and what that costs"
+show "carrack doctor"
+facts=$(carrack doctor --state-dir $state -o json)
+whole=$?
+jq -r '.[] | select(.verdict != "ok" or (.name | test("^(kernel|cgroup|overlayfs|nftables|vxlan)|firewall")))
+    | "\(.verdict)\t\(.name)\t\(.found)\t\(.cost)"' <<<"$facts" |
+    awk -F'\t' '{printf "  %-8s %-20s %s\n", $1, $2, $3; if ($4 != "") printf "  %-29s costs: %s\n", "", $4}'
+if [ $whole = 0 ]; then ok "$(jq length <<<"$facts") checks, nothing is missing"; else bad "something is missing"; fi
+
 step "a daemon: this host becomes a cluster of one"
 t=$(now_ms)
 begin
@@ -147,7 +156,7 @@ carrack version && ok "answers after $(($(now_ms) - t)) ms, $(awk '/^VmRSS/ {pri
 
 step "images, made from Debian packages, loaded without any registry"
 loaded=1
-for name in hello-web hello-redis; do
+for name in hello-web hello-redis busybox; do
     show "carrack image load -i $name.tar"
     carrack image load -i "$IMAGES/$name.tar" || loaded=0
 done
@@ -221,6 +230,30 @@ t=$(now_ms)
 carrack scale hello/web=5
 five() { [ "$(passing)" = 5 ]; }
 if wait_for 20 five && distinct 5 curl -s --max-time 5 "$url" >/dev/null; then ok "5 distinct answers after $(($(now_ms) - t)) ms"; else bad "$(passing) passing"; fi
+
+step "limits act: 32 MiB for one that takes 64, a tenth of a CPU for one that takes all"
+cat >/tmp/carrack-demo-limits.yaml <<'YAML'
+name: limits
+services:
+  hungry: {image: "busybox:1", command: dd if=/dev/zero of=/dev/null bs=64M count=1, mem_limit: 32m, restart: "no"}
+  busy: {image: "busybox:1", command: [sh, -c, "while :; do :; done"], cpus: 0.1, stop_grace_period: 0s}
+YAML
+show "carrack deploy -f limits.yaml -d"
+carrack deploy -f /tmp/carrack-demo-limits.yaml -d
+exit_of() { carrack ps -a limits/hungry -o json | jq -e '.[0].exit // empty'; }
+throttled() { carrack inspect limits/busy.1 | jq -e '[.. | .throttled_periods? // empty] | max // 0 | select(. > 0)'; }
+wait_for 30 exit_of >/dev/null
+periods=$(wait_for 30 throttled)
+show "carrack ps -a limits" && carrack ps -a limits
+show "carrack events limits/hungry" && carrack events limits/hungry
+show "carrack inspect limits/hungry.1   # its exit"
+carrack inspect limits/hungry.1 | jq -c '[.. | .exit? // empty] | first'
+show "carrack stats --no-stream limits" && carrack stats --no-stream limits
+if exit_of | jq -e '.oom and .peak_memory > 0' >/dev/null && [ "${periods:-0}" -gt 0 ]; then
+    ok "the one was killed for lack of memory and everybody says so; the other is held back to a tenth of a CPU"
+else bad "exit: $(exit_of | jq -c .) throttled: ${periods:-no}"; fi
+carrack down -p limits >/dev/null
+rm -f /tmp/carrack-demo-limits.yaml
 
 step "a bad file"
 printf 'services:\n  web:\n    image: hello-web:1\n    prots: ["80"]\n' >/tmp/carrack-demo-bad.yaml
