@@ -33,9 +33,32 @@ struct Row {
     at: Timestamp,
     /// Percent of one CPU; absent until there are two samples.
     cpu_percent: Option<f64>,
+    /// Percent of the periods between the last two samples in which its CPU limit held it back; absent without a limit.
+    throttled_percent: Option<f64>,
     memory: Bytes,
+    memory_peak: Option<Bytes>,
     memory_limit: Option<Bytes>,
     pids: u64,
+    /// Processes that the kernel killed for lack of memory.
+    oom_kills: Option<u64>,
+    /// Percent of the time between the last two samples; absent on cgroup v1, whose kernels do not tell.
+    pressure: Option<Waits>,
+}
+
+/// How much of the time something of a task waited for what it lacked, in percent.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Waits {
+    cpu: f64,
+    memory: f64,
+    io: f64,
+}
+
+/// What two samples say together.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Rates {
+    cpu: Option<f64>,
+    throttled: Option<f64>,
+    pressure: Option<Waits>,
 }
 
 /// `carrack stats`.
@@ -81,8 +104,8 @@ pub(crate) async fn run(args: &StatsArgs, context: &Context) -> Outcome {
 struct Watch {
     wanted: Vec<Target>,
     limits: BTreeMap<StackName, BTreeMap<ServiceKey, Option<Bytes>>>,
-    /// The newest sample of each task, and the CPU use up to it.
-    last: BTreeMap<TaskId, (Usage, Option<f64>)>,
+    /// The newest sample of each task, and the rates up to it.
+    last: BTreeMap<TaskId, (Usage, Rates)>,
     shown: BTreeMap<TaskId, Timestamp>,
 }
 
@@ -102,29 +125,33 @@ impl Watch {
         let mut rows = Vec::new();
         for task in tasks {
             let Some(usage) = task.usage.clone() else { continue };
-            let cpu = self.cpu(task.id, &usage);
+            let rates = self.rates(task.id, &usage);
             rows.push(Row {
                 task: task.id,
                 name: task::name(&task),
                 at: usage.at,
-                cpu_percent: cpu,
+                cpu_percent: rates.cpu,
+                throttled_percent: rates.throttled,
                 memory: usage.memory,
+                memory_peak: usage.detail.as_ref().map(|detail| detail.memory_peak),
                 memory_limit: self.limit(context, &task.service).await?,
                 pids: usage.pids,
+                oom_kills: usage.detail.as_ref().map(|detail| detail.oom_kills),
+                pressure: rates.pressure,
             });
         }
         Ok(rows)
     }
 
-    /// Percent of one CPU between the last two samples.
-    fn cpu(&mut self, task: TaskId, now: &Usage) -> Option<f64> {
-        let percent = match self.last.get(&task) {
-            Some((before, percent)) if before.at == now.at => *percent,
-            Some((before, _)) => percent(before, now),
-            None => None,
+    /// The rates between the last two samples.
+    fn rates(&mut self, task: TaskId, now: &Usage) -> Rates {
+        let rates = match self.last.get(&task) {
+            Some((before, rates)) if before.at == now.at => *rates,
+            Some((before, _)) => rates(before, now),
+            None => Rates::default(),
         };
-        self.last.insert(task, (now.clone(), percent));
-        percent
+        self.last.insert(task, (now.clone(), rates));
+        rates
     }
 
     async fn limit(&mut self, context: &Context, service: &ServiceKey) -> Result<Option<Bytes>, CliError> {
@@ -146,29 +173,56 @@ impl Watch {
     }
 }
 
-/// Percent of one CPU between two samples.
-#[expect(clippy::cast_precision_loss, reason = "a share for people")]
-fn percent(before: &Usage, now: &Usage) -> Option<f64> {
-    let wall_us = now.at.0.checked_sub(before.at.0)?.checked_mul(1000).filter(|us| *us > 0)?;
+/// The rates between two samples.
+fn rates(before: &Usage, now: &Usage) -> Rates {
+    let wall_us = now.at.0.saturating_sub(before.at.0).saturating_mul(1000);
     // A new run counts from zero.
-    let used_us = now.cpu_us.checked_sub(before.cpu_us)?;
-    let percent = used_us as f64 * 100.0 / wall_us as f64;
-    Some((percent * 100.0).round() / 100.0)
+    let share = |before: u64, now: u64, of: u64| percent(now.checked_sub(before)?, of);
+    let cpu = share(before.cpu_us, now.cpu_us, wall_us);
+    let (Some(then), Some(detail)) = (&before.detail, &now.detail) else {
+        return Rates { cpu, ..Rates::default() };
+    };
+    let periods = detail.cpu_periods.saturating_sub(then.cpu_periods);
+    let pressure = then.pressure.zip(detail.pressure).and_then(|(then, now)| {
+        Some(Waits {
+            cpu: share(then.cpu_us, now.cpu_us, wall_us)?,
+            memory: share(then.memory_us, now.memory_us, wall_us)?,
+            io: share(then.io_us, now.io_us, wall_us)?,
+        })
+    });
+    Rates { cpu, throttled: share(then.throttled_periods, detail.throttled_periods, periods), pressure }
+}
+
+/// A part in percent, with two digits; of nothing there is none.
+#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+fn percent(part: u64, of: u64) -> Option<f64> {
+    (of > 0).then(|| (part as f64 * 10_000.0 / of as f64).round() / 100.0)
 }
 
 fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new(&[cut("TASK"), full("CPU"), full("MEMORY"), full("LIMIT"), full("PIDS")]);
+    let mut table = Table::new(&[
+        cut("TASK"),
+        full("CPU"),
+        full("THROTTLED"),
+        full("MEMORY"),
+        full("PEAK"),
+        full("LIMIT"),
+        full("PIDS"),
+    ]);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for row in rows {
         let limit = row.memory_limit.filter(|limit| limit.0 > 0);
         table.row([
             row.name.as_str().into(),
-            row.cpu_percent.map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.1}%")).into(),
+            or_dash(row.cpu_percent.map(|cpu| format!("{cpu:.1}%"))).into(),
+            or_dash(row.throttled_percent.map(|share| format!("{share:.0}%"))).into(),
             match limit {
                 Some(limit) => format!("{} ({}%)", row.memory, row.memory.0.saturating_mul(100) / limit.0),
                 None => row.memory.to_string(),
             }
             .into(),
-            limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string()).into(),
+            or_dash(row.memory_peak.map(|peak| peak.to_string())).into(),
+            or_dash(limit.map(|limit| limit.to_string())).into(),
             row.pids.to_string().into(),
         ]);
     }
@@ -177,36 +231,61 @@ fn table(rows: &[Row]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use carrack_api::{Pressure, UsageDetail};
+
     use super::*;
 
     fn usage(at: u64, cpu_us: u64) -> Usage {
-        Usage { cpu_us, memory: Bytes(32 << 20), pids: 3, at: Timestamp(at) }
+        Usage { cpu_us, memory: Bytes(32 << 20), pids: 3, at: Timestamp(at), detail: None }
     }
 
     #[test]
     fn cpu_use_is_that_between_two_samples() {
-        assert_eq!(percent(&usage(1000, 0), &usage(2000, 500_000)), Some(50.0));
-        assert_eq!(percent(&usage(1000, 0), &usage(1000, 5)), None, "the same sample");
-        assert_eq!(percent(&usage(1000, 9), &usage(2000, 5)), None, "another run");
+        let cpu = |before: &Usage, now: &Usage| rates(before, now).cpu;
+        assert_eq!(cpu(&usage(1000, 0), &usage(2000, 500_000)), Some(50.0));
+        assert_eq!(cpu(&usage(1000, 0), &usage(1000, 5)), None, "the same sample");
+        assert_eq!(cpu(&usage(1000, 9), &usage(2000, 5)), None, "another run");
+    }
+
+    #[test]
+    fn throttling_is_a_share_of_periods_and_pressure_one_of_time() {
+        let with = |at, cpu_periods, throttled_periods, io_us| {
+            let pressure = Some(Pressure { io_us, ..Pressure::default() });
+            let detail = UsageDetail { cpu_periods, throttled_periods, pressure, ..UsageDetail::default() };
+            Usage { detail: Some(Box::new(detail)), ..usage(at, 0) }
+        };
+        let both = rates(&with(1000, 10, 2, 0), &with(2000, 20, 7, 250_000));
+        assert_eq!(both.throttled, Some(50.0));
+        assert_eq!(both.pressure, Some(Waits { cpu: 0.0, memory: 0.0, io: 25.0 }));
+        let unlimited = rates(&with(1000, 0, 0, 0), &with(2000, 0, 0, 0));
+        assert_eq!(unlimited.throttled, None);
+        assert_eq!(rates(&usage(1000, 0), &with(2000, 9, 9, 9)).pressure, None);
     }
 
     #[test]
     fn tasks_are_shown_with_what_they_use_of_their_limit() {
-        let row = |name: &str, cpu, limit| Row {
+        let row = |name: &str, cpu, throttled, limit| Row {
             task: TaskId(1),
             name: name.into(),
             at: Timestamp(0),
             cpu_percent: cpu,
+            throttled_percent: throttled,
             memory: Bytes(32 << 20),
+            memory_peak: Some(Bytes(48 << 20)),
             memory_limit: limit,
             pids: 3,
+            oom_kills: Some(0),
+            pressure: None,
         };
-        let rows = [row("hello/web.1", Some(12.34), Some(Bytes(64 << 20))), row("hello/db.1", None, None)];
+        let rows = [
+            row("hello/web.1", Some(12.34), Some(3.9), Some(Bytes(64 << 20))),
+            row("hello/db.1", None, None, None),
+        ];
         assert_eq!(
             table(&rows).render(None, false),
-            "TASK         CPU    MEMORY        LIMIT   PIDS\n\
-             hello/web.1  12.3%  32 MiB (50%)  64 MiB  3\n\
-             hello/db.1   -      32 MiB        -       3\n"
+            "TASK         CPU    THROTTLED  MEMORY        PEAK    LIMIT   PIDS\n\
+             hello/web.1  12.3%  4%         32 MiB (50%)  48 MiB  64 MiB  3\n\
+             hello/db.1   -      -          32 MiB        48 MiB  -       3\n"
         );
     }
 }
