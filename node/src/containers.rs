@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -12,6 +13,7 @@ use carrack_api::{
     PullProgress, RegistryCredentials, TaskId, Timestamp, Usage, fail,
 };
 use carrack_net::dns::{ResolvOptions, resolv_conf};
+use carrack_runtime::cgroup::TasksUnit;
 use carrack_runtime::error::chain;
 use carrack_runtime::image::{
     self, Credentials, DiskUse, Image, ImageReference, ImageStore, Progress, StoreOptions,
@@ -59,6 +61,7 @@ impl Containers {
             runtime_dir: runtime_dir.clone(),
             instance: instance.to_owned(),
             exe: Some(exe.clone()),
+            unit: tasks_unit(state_dir, instance),
         });
         let runtime = runtime.map_err(NodeError::Runtime)?;
         let options =
@@ -352,6 +355,12 @@ impl Engine for Containers {
     fn images(&self) -> Vec<HeldImage> {
         lock(&self.shared.held).clone()
     }
+}
+
+/// The unit of systemd that holds what runs, where there is systemd; that of the usual state directory has the short name.
+pub(crate) fn tasks_unit(state_dir: &Path, instance: &str) -> Option<TasksUnit> {
+    let first = state_dir == Path::new(carrack_api::defaults::STATE_DIR);
+    TasksUnit::here((!first).then_some(instance))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -44,11 +44,14 @@ struct Shared {
 }
 
 impl Fabric {
-    /// A network that is opened with the first address plan. `instance` tells installations on one host apart.
-    pub(crate) fn new(instance: &str, exe: PathBuf, runtime_dir: PathBuf) -> Self {
+    /// A network that is opened with the first address plan. `instance` tells installations on one host apart; `cgroup` is where the
+    /// data plane goes when it must leave that of the daemon.
+    pub(crate) fn new(instance: &str, exe: PathBuf, runtime_dir: PathBuf, cgroup: Option<PathBuf>) -> Self {
+        let data_plane =
+            DataPlaneConfig { cgroup, ..DataPlaneConfig::new(exe, runtime_dir, DNS_ADDRESS.into()) };
         let shared = Shared {
             instance: instance.to_owned(),
-            data_plane: DataPlaneConfig::new(exe, runtime_dir, DNS_ADDRESS.into()),
+            data_plane,
             kernel: Mutex::default(),
             namespaces: Mutex::default(),
             names: Arc::default(),

@@ -56,7 +56,8 @@ impl Node {
         let info = identity::describe_host(identity.node.clone(), hostname, config.labels.clone());
         let instance = identity.node.as_str();
         let containers = Containers::open(&config, instance)?;
-        let fabric = Fabric::new(instance, config.exe.clone(), config.runtime_dir.join("dataplane"));
+        let helpers = containers.runtime().helpers_cgroup();
+        let fabric = Fabric::new(instance, config.exe.clone(), config.runtime_dir.join("dataplane"), helpers);
         // Read here too, so that a ledger that cannot be read stops the start before anything runs.
         ledger::load(&identity.directory, &boot_id)?;
         let shared = Shared {
@@ -92,6 +93,7 @@ impl Node {
             return Err(NodeError::Running);
         }
         let shared = &self.shared;
+        identity::tell_lacks(&carrack_runtime::doctor::glance());
         let remembered: Remembered = ledger::load(&shared.directory, &shared.boot_id)?;
         let joined = Arc::clone(shared);
         let (cluster, lock) = {

@@ -3,7 +3,7 @@
 //! ```text
 //!   stop_in_order ── a node that adopts what runs and is told at once to stop it (needs what the node remembers)
 //!   sweep ── data plane, processes, cgroups, network (needs nothing but the node's id, or not even that)
-//!   remove_files ── the runtime directory, then the state directory, the node's identity last
+//!   remove_files ── the runtime directory, then the state directory (unless it is to stay), the node's identity last
 //! ```
 //! Each part finds nothing to do when it was done before, so one that was broken off is simply done again: the identity, by
 //! which the kernel's objects are known as ours, goes last. Files and directories go by name; what nobody of us made stays.
@@ -15,17 +15,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carrack_api::Assignment;
-use carrack_runtime::cgroup::Cgroups;
+use carrack_runtime::RuntimeError;
+use carrack_runtime::cgroup::{Cgroup, Cgroups, UnitError};
 use carrack_runtime::error::chain;
 use tokio::sync::watch;
 
 use crate::config::{NodeConfig, NodeError, Shutdown};
+use crate::containers::tasks_unit;
 use crate::identity;
 use crate::node::Node;
 
-/// What the state directory holds of ours, the node's identity last. Volumes are a matter of their own.
+/// What the state directory holds of ours, the node's identity last; `package` is the program that a removed package left there to
+/// be purged with. Volumes are a matter of their own.
 const STATE: &[&str] =
-    &["images", "tasks", "scheduler", "keys", "daemon.log", "daemon.log.1", "node", "daemon.lock"];
+    &["images", "tasks", "scheduler", "keys", "package", "daemon.log", "daemon.log.1", "node", "daemon.lock"];
 /// What the runtime directory holds of ours.
 const RUNTIME: &[&str] = &["tasks", "dataplane", "root", "carrack.sock", "carrack.sock.new", "daemon.lock"];
 /// Where named volumes are within the state directory.
@@ -84,8 +87,18 @@ pub fn strange(places: &Places) -> Result<Option<PathBuf>, NodeError> {
 /// Whether a daemon that is gone has left containers here that can be told to be of this node.
 pub fn needs_stop(places: &Places) -> bool {
     let Some(instance) = identity::known(&places.state_dir) else { return false };
-    let parent = Cgroups::detect(&instance).map(|cgroups| cgroups.parent());
-    parent.is_ok_and(|parent| parent.processes().is_ok_and(|processes| !processes.is_empty()))
+    let processes = cgroups(places, &instance).and_then(|cgroups| cgroups.processes());
+    processes.is_ok_and(|processes| !processes.is_empty())
+}
+
+/// Whether containers of this node run, with or without a daemon.
+pub fn running(places: &Places) -> Result<bool, NodeError> {
+    let Some(instance) = identity::known(&places.state_dir) else { return Ok(false) };
+    cgroups(places, &instance).and_then(|cgroups| cgroups.any_run()).map_err(NodeError::Runtime)
+}
+
+fn cgroups(places: &Places, instance: &str) -> Result<Cgroups, RuntimeError> {
+    Cgroups::find(instance, tasks_unit(&places.state_dir, instance).as_ref())
 }
 
 /// Stops, in order and with their grace, the containers that a daemon which is gone has left.
@@ -120,7 +133,7 @@ pub fn sweep(places: &Places, done: &mut Removed) -> Result<(), NodeError> {
         None => carrack_net::purge::owner().map_err(NodeError::Network)?,
     };
     if let Some(instance) = &instance {
-        sweep_cgroups(instance, done)?;
+        sweep_cgroups(places, instance, done).map_err(NodeError::Runtime)?;
     }
     let purged = carrack_net::purge::purge(instance.as_deref()).map_err(NodeError::Network)?;
     for step in &purged.steps {
@@ -134,24 +147,39 @@ pub fn sweep(places: &Places, done: &mut Removed) -> Result<(), NodeError> {
     Ok(())
 }
 
-fn sweep_cgroups(instance: &str, done: &mut Removed) -> Result<(), NodeError> {
-    let parent = Cgroups::detect(instance).map_err(NodeError::Runtime)?.parent();
-    if !parent.exists() {
-        return Ok(());
+fn sweep_cgroups(places: &Places, instance: &str, done: &mut Removed) -> Result<(), RuntimeError> {
+    let cgroups = cgroups(places, instance)?;
+    let found: Vec<Cgroup> = cgroups.parents().filter(Cgroup::exists).collect();
+    let processes = cgroups.processes()?.len();
+    for parent in &found {
+        parent.kill()?;
     }
-    let processes = parent.processes().map_err(NodeError::Runtime)?.len();
-    parent.kill().and_then(|()| parent.remove()).map_err(NodeError::Runtime)?;
     if processes > 0 {
-        done.gone(format!("{processes} processes that were left in cgroup {}", parent.path()));
+        done.gone(format!("{processes} processes that were left"));
     }
-    done.gone(format!("cgroup {}", parent.path()));
-    Ok(())
+    cgroups.release()?;
+    for parent in &found {
+        done.gone(format!("cgroup {}", parent.path()));
+    }
+    // Its cgroup goes with it.
+    match tasks_unit(&places.state_dir, instance) {
+        Some(unit) => match unit.stop() {
+            Err(UnitError::NoProgram { .. }) => Ok(()),
+            stopped => Ok(stopped?),
+        },
+        None => Ok(()),
+    }
+}
+
+/// Takes away the runtime directory, which is of no use without what ran.
+pub fn remove_runtime_files(places: &Places, done: &mut Removed) -> Result<(), NodeError> {
+    remove_names(&places.runtime_dir, RUNTIME, done)?;
+    remove_directory(&places.runtime_dir, done)
 }
 
 /// Takes away the directories; named volumes only with `volumes`.
 pub fn remove_files(places: &Places, volumes: bool, done: &mut Removed) -> Result<(), NodeError> {
-    remove_names(&places.runtime_dir, RUNTIME, done)?;
-    remove_directory(&places.runtime_dir, done)?;
+    remove_runtime_files(places, done)?;
     remove_volumes(&places.state_dir.join(VOLUMES), volumes, done)?;
     remove_names(&places.state_dir, STATE, done)?;
     remove_directory(&places.state_dir, done)

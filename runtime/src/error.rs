@@ -71,6 +71,9 @@ pub enum RuntimeError {
     /// This host cannot run containers.
     #[error("this host cannot run containers: {0}")]
     Host(String),
+    /// The systemd unit that holds all runs.
+    #[error("there is no unit for the containers")]
+    Unit(#[from] crate::cgroup::UnitError),
     /// A helper process of ours could not be started or failed.
     #[error("helper process {mode} failed: {why}")]
     Helper {

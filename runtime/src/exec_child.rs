@@ -102,7 +102,7 @@ impl Command {
         }
         rustix::process::setsid().map_err(step("start a session"))?;
         child::ignore_signals(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE]);
-        Cgroups::detect(&launch.instance)
+        Cgroups::detect_below(&launch.instance, launch.parent.as_deref())
             .and_then(|cgroups| cgroups.supervisors().join())
             .map_err(step("enter the supervisors' cgroup"))?;
         carrack_api::fail::point("exec.1-enter").map_err(step("enter the container"))?;

@@ -11,6 +11,7 @@
 //! | `__init` | PID 1 inside a container | `init` |
 //! | `__exec` | one command in a running container | `exec_child` |
 //! | `__copy` | files in or out of a running container | `archive` |
+//! | `__hold` | keep the cgroup of systemd's unit there | `cgroup::hold` |
 //! | `__unpack-layer` | unpack one layer of an image, confined | `image::unpack` |
 
 use std::io;
@@ -21,6 +22,7 @@ use std::process::Command;
 
 use carrack_api::fail;
 
+use crate::cgroup::{self, HOLD_MODE};
 use crate::{archive, child, exec_child, image, init, keep, open_files, supervise, template};
 
 /// To be called first thing in `main`: when the first argument is one of our hidden modes, runs it and does not return.
@@ -48,6 +50,7 @@ pub fn dispatch() {
         keep::MODE => keep::main(&text),
         exec_child::MODE => exec_child::main(&text),
         archive::MODE => archive::main(&text),
+        HOLD_MODE => cgroup::hold(),
         _ => {}
     }
 }

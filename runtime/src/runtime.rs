@@ -16,10 +16,11 @@ use carrack_api::{CopyIn, CopyOut, Exit, fail};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::archive::{self, CopyError, CopySession};
-use crate::cgroup::{CgroupSampler, Cgroups, now};
+use crate::cgroup::{CgroupSampler, Cgroups, TasksUnit, UnitError, now};
 use crate::error::{ExecError, RuntimeError, StartError, chain};
 use crate::exec::{self, ExecSession};
 use crate::log::{LogQuery, LogReader};
+use crate::open_files;
 use crate::process::{ProcessId, boot_id};
 use crate::record::{
     ExitRecord, FORMAT_VERSION, Layout, RunDir, SupervisorRecord, make_dir, read_json, remove_tree,
@@ -49,6 +50,8 @@ pub struct RuntimeConfig {
     pub instance: String,
     /// The binary whose `main` calls [`crate::reexec::dispatch`]; `None` means the running one.
     pub exe: Option<PathBuf>,
+    /// The unit of systemd that is to hold the cgroups in place of `/carrack-<instance>`.
+    pub unit: Option<TasksUnit>,
 }
 
 /// The standard streams of a run.
@@ -67,6 +70,12 @@ pub struct Runtime {
     instance: String,
     volumes: VolumeStore,
     cgroups: Cgroups,
+    /// Holds the cgroups, when they are below one.
+    unit: Option<TasksUnit>,
+    /// Our binary, by a path that systemd knows, too.
+    exe: PathBuf,
+    /// Taken by who makes it anew.
+    unit_made: Mutex<()>,
     template: Template,
     /// Runs that are being started by this process; without a supervisor's record yet they are not lost.
     starting: Mutex<BTreeSet<RunId>>,
@@ -78,6 +87,7 @@ impl Runtime {
         if !RunId::new(config.instance.as_str(), 1).is_valid() {
             return Err(RuntimeError::Name(config.instance));
         }
+        open_files::raise();
         make_dir(&config.state_dir, 0o711)?;
         make_dir(&config.runtime_dir, 0o711)?;
         let absolute = |path: &Path| fs::canonicalize(path).map_err(RuntimeError::file("find", path));
@@ -86,15 +96,19 @@ impl Runtime {
         make_dir(&layout.tasks(), 0o700)?;
         make_dir(&layout.task_states(), 0o711)?;
         let volumes = VolumeStore::open(layout.volumes())?;
-        let cgroups = Cgroups::detect(&config.instance)?;
-        cgroups.supervisors().create()?;
         let exe = config.exe.unwrap_or_else(|| "/proc/self/exe".into());
+        let own = absolute(&exe).unwrap_or_else(|_| exe.clone());
+        let (cgroups, unit) = cgroups_in_unit(&config.instance, config.unit, &own)?;
+        cgroups.supervisors().create()?;
         let template = Template::new(&layout, &exe)?;
         let runtime = Self {
             layout,
             instance: config.instance,
             volumes,
             cgroups,
+            unit,
+            exe: own,
+            unit_made: Mutex::default(),
             template,
             starting: Mutex::default(),
         };
@@ -138,6 +152,27 @@ impl Runtime {
         }
     }
 
+    /// Makes the unit of all runs again when somebody has stopped it: what is started without one would have no limits.
+    fn unit_is_there(&self) -> Result<(), RuntimeError> {
+        let (Some(unit), Some(given)) = (&self.unit, self.cgroups.given()) else { return Ok(()) };
+        if unit.is_there(given) {
+            return Ok(());
+        }
+        let _one_at_a_time = self.unit_made.lock().unwrap_or_else(PoisonError::into_inner);
+        if !unit.is_there(given) {
+            tracing::warn!(unit = unit.name(), "the unit of all containers is gone, making it again");
+            make_unit(unit, &self.instance, &self.exe)?;
+            self.cgroups.supervisors().create()?;
+        }
+        Ok(())
+    }
+
+    /// The directory of the cgroup that helpers of the daemon belong in, where they must not stay in the daemon's own.
+    pub fn helpers_cgroup(&self) -> Option<PathBuf> {
+        self.cgroups.given()?;
+        self.cgroups.supervisors().dir("memory").map(Path::to_owned)
+    }
+
     fn starting(&self) -> std::sync::MutexGuard<'_, BTreeSet<RunId>> {
         self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -146,8 +181,17 @@ impl Runtime {
     fn previous_runs_are_gone(&self, id: &RunId) -> Result<(), StartError> {
         let step = "look at the previous run";
         // All hierarchies hold the same cgroups until one is being removed; then it is empty.
-        let parent = self.cgroups.parent();
-        let found = parent.dir("memory").map(names).transpose().map_err(supervise::system(step))?;
+        let mut found = Vec::new();
+        for parent in self.cgroups.parents() {
+            found.extend(
+                parent
+                    .dirs()
+                    .first()
+                    .map(|(_, dir)| names(dir))
+                    .transpose()
+                    .map_err(supervise::system(step))?,
+            );
+        }
         for other in
             found.into_iter().flatten().filter_map(|name| parse_run(&name)).filter(|run| run.task == id.task)
         {
@@ -160,6 +204,7 @@ impl Runtime {
 
     fn launch(&self, request: &StartRequest) -> Result<SupervisorRecord, StartError> {
         let id = &request.id;
+        self.unit_is_there().map_err(supervise::system("look after the unit of all containers"))?;
         let run = self.layout.run(id);
         let state = self.layout.run_state(id);
         let make =
@@ -174,6 +219,7 @@ impl Runtime {
             version: FORMAT_VERSION,
             layout: self.layout.clone(),
             instance: self.instance.clone(),
+            parent: self.cgroups.given().map(str::to_owned),
             template: self.template.namespace_path(),
             request: request.clone(),
         };
@@ -243,10 +289,11 @@ impl Runtime {
 
     /// Runs that have a cgroup.
     fn cgroup_runs(&self) -> Vec<RunId> {
-        let parent = self.cgroups.parent();
         let mut ids = BTreeSet::new();
-        for (_, dir) in parent.dirs() {
-            ids.extend(names(dir).unwrap_or_default().iter().filter_map(|name| parse_run(name)));
+        for parent in self.cgroups.parents() {
+            for (_, dir) in parent.dirs() {
+                ids.extend(names(dir).unwrap_or_default().iter().filter_map(|name| parse_run(name)));
+            }
         }
         ids.into_iter().collect()
     }
@@ -429,7 +476,11 @@ impl Runtime {
     /// Takes away the cgroups that all runs share, once no run is left: the last thing before a host is given back.
     /// Idempotent; a process that is still in one of them makes it fail.
     pub fn release(&self) -> Result<(), RuntimeError> {
-        self.cgroups.parent().remove()
+        self.cgroups.release()?;
+        match &self.unit {
+            Some(unit) => Ok(unit.stop()?),
+            None => Ok(()),
+        }
     }
 
     /// Tasks that have a log or volumes on disk, also those without runs.
@@ -453,7 +504,8 @@ impl Runtime {
             other => CopyError::System { step: "find the run".into(), why: chain(&other) },
         })?;
         let init = record.init.ok_or_else(|| CopyError::NotRunning(id.to_string()))?;
-        archive::start(&self.template.exe(), init, &self.instance, &id.to_string(), what)
+        let cgroups = (self.instance.as_str(), self.cgroups.given());
+        archive::start(&self.template.exe(), init, cgroups, &id.to_string(), what)
     }
 
     /// The write end of the container's stdin, or its terminal (its output is in the log).
@@ -538,6 +590,36 @@ impl Runtime {
         }
         Ok(())
     }
+}
+
+/// Where runs are: below the unit's cgroup when there is to be one. systemd's own programs may be missing on a small host: then as
+/// everywhere else, which a reload of systemd may take the limits from.
+fn cgroups_in_unit(
+    instance: &str,
+    unit: Option<TasksUnit>,
+    exe: &Path,
+) -> Result<(Cgroups, Option<TasksUnit>), RuntimeError> {
+    let Some(unit) = unit else { return Ok((Cgroups::detect(instance)?, None)) };
+    match make_unit(&unit, instance, exe) {
+        Ok(cgroup) => Ok((Cgroups::detect_below(instance, Some(&cgroup))?, Some(unit))),
+        Err(RuntimeError::Unit(error @ UnitError::NoProgram { .. })) => {
+            tracing::warn!(
+                error = chain(&error),
+                "containers have no unit of systemd: a reload of systemd may take limits from them"
+            );
+            Ok((Cgroups::detect(instance)?.and_of_unit(&unit), None))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The unit's cgroup, made where it is not there. What runs in a unit that was stopped is not wanted there.
+fn make_unit(unit: &TasksUnit, instance: &str, exe: &Path) -> Result<String, RuntimeError> {
+    unit.ensure(exe, |cgroup| {
+        let cgroups = Cgroups::detect_below(instance, Some(cgroup))?;
+        cgroups.parent().kill()?;
+        cgroups.parent().remove()
+    })?
 }
 
 /// Whether a run's supervisor lives. Not to know is an error: a run is only taken for lost, and killed, when it surely is.

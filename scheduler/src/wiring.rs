@@ -148,6 +148,11 @@ impl Scheduler {
         &self.inner.cidr
     }
 
+    /// How many services there are.
+    pub fn services(&self) -> usize {
+        self.inner.cluster.store.snapshot().services.len()
+    }
+
     /// Says how nodes are reached; call it once, after the nodes exist. Before it, exec, logs and images answer 503.
     pub fn set_gateway(&self, gateway: Arc<dyn NodeGateway>) {
         if self.inner.gateway.set(gateway).is_err() {

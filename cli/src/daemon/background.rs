@@ -9,6 +9,7 @@ use carrack_api::{Info, defaults, human_duration};
 use rustix::process::{Pid, Signal};
 use serde_json::json;
 
+use super::notify::forget_manager;
 use super::{Places, lock, log};
 use crate::args::{DaemonArgs, Global, OutputFormat};
 use crate::context::Context;
@@ -39,7 +40,7 @@ pub(super) fn start(args: &DaemonArgs, places: &Places, output: OutputFormat) ->
     let cannot = |error: std::io::Error| CliError::new("the daemon cannot be started").caused_by(&error);
     let file = log::append(&path).map_err(cannot)?;
     let mark = file.metadata().map_err(cannot)?.len();
-    let mut child = Command::new(std::env::current_exe().map_err(cannot)?)
+    let mut child = forget_manager(&mut Command::new(std::env::current_exe().map_err(cannot)?))
         .args(child_arguments(args, places))
         .current_dir("/")
         .stdin(Stdio::null())

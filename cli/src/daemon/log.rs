@@ -1,4 +1,6 @@
 //! The daemon's log: to standard error in the foreground, to a file of bounded size in the background. Panics are in it too.
+//!
+//! When standard error is the journal's, that has the time already and takes the level as a prefix (`sd-daemon(3)`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -6,7 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use tracing::Level;
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::error::CliError;
 
@@ -23,6 +26,9 @@ pub(super) fn start(file: Option<PathBuf>, level: Level) -> Result<(), CliError>
             })?;
             builder.with_writer(Mutex::new(log)).init();
         }
+        None if to_journal() => {
+            builder.without_time().with_level(false).with_writer(Journal).init();
+        }
         None => builder.with_writer(io::stderr).init(),
     }
     std::panic::set_hook(Box::new(|panic| {
@@ -35,6 +41,62 @@ pub(super) fn start(file: Option<PathBuf>, level: Level) -> Result<(), CliError>
         tracing::error!(%place, %thread, "panic, which is a bug of carrack: {what}");
     }));
     Ok(())
+}
+
+/// Whether standard error is a stream of the journal.
+fn to_journal() -> bool {
+    let Some(named) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    rustix::fs::fstat(io::stderr()).is_ok_and(|stat| is_stream(&named, stat.st_dev, stat.st_ino))
+}
+
+/// `named` is `device:inode`.
+fn is_stream(named: &str, device: u64, inode: u64) -> bool {
+    named == format!("{device}:{inode}")
+}
+
+/// Writes to standard error what the journal reads there.
+#[derive(Debug)]
+struct Journal;
+
+impl<'a> MakeWriter<'a> for Journal {
+    type Writer = Prefixed<io::Stderr>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Prefixed { level: Level::INFO, to: io::stderr() }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
+        Prefixed { level: *meta.level(), to: io::stderr() }
+    }
+}
+
+/// Puts the level before each line. What is written at once is one event.
+#[derive(Debug)]
+struct Prefixed<W> {
+    level: Level,
+    to: W,
+}
+
+impl<W: Write> Write for Prefixed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let priority = match self.level {
+            Level::ERROR => "<3>",
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            _ => "<7>",
+        };
+        let mut text = Vec::with_capacity(bytes.len() + priority.len());
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            text.extend_from_slice(priority.as_bytes());
+            text.extend_from_slice(line);
+        }
+        self.to.write_all(&text)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// A file that is put aside when it has grown too large.
@@ -106,6 +168,14 @@ const TAIL_MAX_BYTES: u64 = 64 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_journal_gets_the_level_of_each_line() {
+        let mut out = Prefixed { level: Level::WARN, to: Vec::new() };
+        out.write_all(b"one\ntwo\n").unwrap();
+        assert_eq!(out.to, b"<4>one\n<4>two\n");
+        assert!(is_stream("8:42", 8, 42) && !is_stream("8:421", 8, 42) && !is_stream("", 8, 42));
+    }
 
     #[test]
     fn a_log_never_grows_beyond_its_bound() {

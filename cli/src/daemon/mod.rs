@@ -8,13 +8,15 @@
 //!         └─ NodeGateway ─────────> Node::run, Node::serve
 //! ```
 //!
-//! Owns the wiring, the process (lock, socket, signals, log, background) and nothing of what the parts do. Containers belong
-//! to their supervisors: the end of this process, however it comes, stops none of them.
+//! Owns the wiring, the process (lock, socket, signals, log, background, what systemd is told) and nothing of what the parts do.
+//! Containers belong to their supervisors: the end of this process, however it comes, stops none of them.
 
 pub(crate) mod background;
 mod config;
+mod herald;
 pub(crate) mod lock;
 mod log;
+mod notify;
 mod run;
 mod socket;
 

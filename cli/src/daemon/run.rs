@@ -16,6 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::herald::{self, Herald};
+use super::notify::Notifier;
 use super::{Places, config, socket};
 use crate::args::DaemonArgs;
 use crate::error::CliError;
@@ -29,6 +31,7 @@ pub(super) const LAST_CALLS: Duration = Duration::from_secs(5);
 pub(super) async fn run(args: &DaemonArgs, places: &Places) -> Result<(), CliError> {
     let mut signals = Signals::new()?;
     let registries = config::registries(places.config.as_deref())?;
+    let herald = Herald::start(notifier());
     let scheduler = open_scheduler(args, places).await?;
     let node = open_node(args, places, registries, &scheduler).await?;
     scheduler.set_gateway(Arc::new(LocalGateway { node: node.clone() }));
@@ -50,9 +53,14 @@ pub(super) async fn run(args: &DaemonArgs, places: &Places) -> Result<(), CliErr
     };
     let info = node.info();
     tracing::info!(pid = std::process::id(), node = %info.id, host = %info.hostname, socket = %places.socket.display(), "ready");
+    let counted = scheduler.clone();
+    herald.up(herald::by_api(&places.socket, info.id, move || counted.services()));
     let ended = tokio::select! {
         how = signals.next(args.stop_containers) => {
-            tracing::info!(containers = %if how == Shutdown::KeepContainers { "run on" } else { "are stopped" }, "stopping");
+            let how = with_the_host(how).await;
+            let containers = if how == Shutdown::KeepContainers { "run on" } else { "are stopped" };
+            tracing::info!(%containers, "stopping");
+            herald.stopping(&format!("stopping, the containers {containers}"));
             // The receiver is gone only when the node has ended by itself, which is told below.
             let _ = stop_node.send(how);
             tokio::select! {
@@ -79,6 +87,40 @@ pub(super) async fn run(args: &DaemonArgs, places: &Places) -> Result<(), CliErr
     }
     scheduler.close().await;
     ended
+}
+
+/// Who wants to know how the daemon fares.
+fn notifier() -> Option<Notifier> {
+    Notifier::from_environment().unwrap_or_else(|error| {
+        tracing::warn!(%error, "NOTIFY_SOCKET cannot be used: whoever manages this daemon hears nothing of it");
+        None
+    })
+}
+
+/// A host that goes down takes its containers along: they are stopped in order, and what is wanted stays as it is, so that the next
+/// start brings them back. A daemon that is stopped alone leaves them running.
+async fn with_the_host(how: Shutdown) -> Shutdown {
+    if how == Shutdown::StopContainers {
+        return how;
+    }
+    match tokio::task::spawn_blocking(carrack_runtime::cgroup::host_is_stopping).await {
+        Ok(Ok(true)) => {
+            tracing::info!("the host is going down");
+            Shutdown::StopContainers
+        }
+        Ok(Ok(false)) => how,
+        Ok(Err(error)) => {
+            tracing::warn!(
+                error = carrack_runtime::error::chain(&error),
+                "it cannot be told whether the host is going down"
+            );
+            how
+        }
+        Err(error) => {
+            tracing::error!(%error, "asking whether the host is going down ended by a bug");
+            how
+        }
+    }
 }
 
 async fn open_scheduler(args: &DaemonArgs, places: &Places) -> Result<Scheduler, CliError> {

@@ -57,6 +57,8 @@ pub struct DataPlaneConfig {
     pub listen: SocketAddr,
     /// The host's resolver file.
     pub resolv_conf: PathBuf,
+    /// The directory of a cgroup v2 that the process goes to; `None` leaves it in its daemon's.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl DataPlaneConfig {
@@ -71,6 +73,7 @@ impl DataPlaneConfig {
             runtime_dir: runtime_dir.into(),
             listen: SocketAddr::new(listen, 53),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            cgroup: None,
         }
     }
 }
@@ -308,6 +311,9 @@ impl Inner {
         command.arg(SUBCOMMAND).arg("--runtime-dir").arg(self.files.dir());
         command.args(["--listen", &self.config.listen.to_string(), "--build", &self.build]);
         command.arg("--resolv-conf").arg(&self.config.resolv_conf);
+        if let Some(cgroup) = &self.config.cgroup {
+            command.arg("--cgroup").arg(cgroup);
+        }
         // The environment of a daemon may hold secrets; the process needs none of it.
         command.env_clear().envs(carrack_api::fail::environment()).stderr(log);
         match &state.sockets {

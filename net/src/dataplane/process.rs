@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -123,6 +123,7 @@ struct Options {
     resolv_conf: PathBuf,
     build: String,
     inherit: bool,
+    cgroup: Option<PathBuf>,
 }
 
 /// Runs the data plane until it is retired; `args` are those after the subcommand.
@@ -140,6 +141,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), ProcessError>
     let log = FileLog::new(files.open_log().map_err(file_error(files.log()))?, files.log());
     // A caller that has set a subscriber of its own keeps it.
     let _ = tracing::subscriber::set_global_default(log);
+    if let Some(Err(error)) = options.cgroup.as_deref().map(enter_cgroup) {
+        // It serves all the same; the daemon's restart then finds it in its way.
+        tracing::error!(%error, "the process stays in the cgroup of its daemon");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -158,6 +163,7 @@ impl Options {
     fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Options, ProcessError> {
         let (mut dir, mut listen, mut inherit) = (None, None, false);
         let (mut resolv_conf, mut build) = (PathBuf::from("/etc/resolv.conf"), String::new());
+        let mut cgroup = None;
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
             let name = arg.to_string_lossy().into_owned();
@@ -170,6 +176,7 @@ impl Options {
                 "--runtime-dir" => dir = Some(PathBuf::from(value)),
                 "--listen" => listen = Some(parse_listen(&value.to_string_lossy())?),
                 "--resolv-conf" => resolv_conf = PathBuf::from(value),
+                "--cgroup" => cgroup = Some(PathBuf::from(value)),
                 "--build" => build = value.to_string_lossy().into_owned(),
                 _ => return Err(ProcessError::Usage(format!("unknown argument {name}"))),
             }
@@ -177,8 +184,17 @@ impl Options {
         let dir = dir.ok_or_else(|| ProcessError::Usage("--runtime-dir is missing".to_owned()))?;
         let dir = std::path::absolute(&dir).map_err(|source| ProcessError::File { path: dir, source })?;
         let listen = listen.ok_or_else(|| ProcessError::Usage("--listen is missing".to_owned()))?;
-        Ok(Options { files: Files::new(&dir), listen, resolv_conf, build, inherit })
+        Ok(Options { files: Files::new(&dir), listen, resolv_conf, build, inherit, cgroup })
     }
+}
+
+/// Moves this process to a cgroup, making that where it is missing.
+fn enter_cgroup(directory: &Path) -> io::Result<()> {
+    match std::fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    std::fs::write(directory.join("cgroup.procs"), "0")
 }
 
 /// A fail point as a step of the setup.

@@ -48,6 +48,8 @@ pub(super) struct Order {
     pub(super) init: ProcessId,
     /// Whose cgroup it runs in.
     pub(super) instance: String,
+    /// What that is below, when it was given to us.
+    pub(super) parent: Option<String>,
     /// The run, for people.
     pub(super) run: String,
     pub(super) way: Way,
@@ -127,7 +129,7 @@ fn relative(path: &str) -> String {
 fn enter(order: &Order) -> Result<(), CopyError> {
     let gone = || CopyError::NotRunning(order.run.clone());
     rustix::process::umask(Mode::empty());
-    Cgroups::detect(&order.instance)
+    Cgroups::detect_below(&order.instance, order.parent.as_deref())
         .and_then(|cgroups| cgroups.supervisors().join())
         .map_err(step("enter the supervisors' cgroup"))?;
     let namespace = File::open(format!("/proc/{}/ns/mnt", order.init.pid)).map_err(|_| gone())?;

@@ -46,7 +46,7 @@ impl Drop for Reaped {
 pub(crate) fn start(
     exe: &Path,
     init: ProcessId,
-    instance: &str,
+    (instance, parent): (&str, Option<&str>),
     run: &str,
     what: Result<&CopyOut, &CopyIn>,
 ) -> Result<CopySession, CopyError> {
@@ -54,7 +54,8 @@ pub(crate) fn start(
         Ok(copy) => (Way::Out(copy.clone()), true),
         Err(copy) => (Way::In(copy.clone()), false),
     };
-    let order = Order { init, instance: instance.to_owned(), run: run.to_owned(), way };
+    let parent = parent.map(str::to_owned);
+    let order = Order { init, instance: instance.to_owned(), parent, run: run.to_owned(), way };
     let order = serde_json::to_string(&order).map_err(step("write the order"))?;
     let mut command = reexec::command(exe, child::MODE);
     command.arg(order).stderr(Stdio::piped());

@@ -4,10 +4,12 @@
 //! Pure. On v1 libcontainer writes the same rules to the devices controller; `bpf` gives the program to the kernel.
 //!
 //! ```text
-//! access = ctx.access_type >> 16; type = ctx.access_type & 0xffff
-//! for each rule: type, major, minor are the rule's and access is within the rule's -> 1
-//! otherwise -> 0
+//! for each kind of device, for each major number, for each minor number that a rule names:
+//!     what is asked is within what all rules for this device allow -> 1, else -> 0
+//! and so for the rest of a major number, and for the rest of a kind
 //! ```
+//! No register is compared twice with the same number on any way through: the kernel's verifier then needs time in proportion to
+//! the number of devices, and not to its square.
 
 use std::collections::BTreeMap;
 
@@ -37,42 +39,56 @@ const EVERYBODYS: [(u32, Option<u32>); 9] = [
 /// What libcontainer allows on v1 and no container of ours has: a tunnel into the host's network stack (`/dev/net/tun`).
 pub(crate) const TUN: (char, i64, i64) = ('c', 10, 200);
 
-/// Which devices a rule is about; `None` is all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Which {
-    kind: u16,
-    major: Option<u32>,
-    minor: Option<u32>,
+/// What may be done with which devices; everything else may not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DeviceRules(BTreeMap<u16, Kind>);
+
+/// The rules for block or character devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Kind {
+    all: u8,
+    majors: BTreeMap<u32, Major>,
 }
 
-/// What may be done with which devices; everything else may not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct DeviceRules(BTreeMap<Which, u8>);
+/// The rules for the devices of one major number.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Major {
+    all: u8,
+    minors: BTreeMap<u32, u8>,
+}
 
 impl DeviceRules {
     /// The rules of a container that was given some devices.
     pub(crate) fn new(given: &[DeviceNode]) -> Self {
-        let mut rules = BTreeMap::new();
-        // A node may be made, as in Docker's containers; what it leads to is asked when it is opened.
+        let mut rules = Self::default();
         for kind in [BLOCK, CHARACTER] {
-            rules.insert(Which { kind, major: None, minor: None }, MKNOD);
+            // A node may be made, as in Docker's containers; what it leads to is asked when it is opened.
+            rules.0.entry(kind).or_default().all = MKNOD;
         }
         for (major, minor) in EVERYBODYS {
-            rules.insert(Which { kind: CHARACTER, major: Some(major), minor }, ALL);
+            rules.allow(CHARACTER, major, minor, ALL);
         }
         for device in given {
-            let (Ok(major), Ok(minor)) = (u32::try_from(device.major), u32::try_from(device.minor)) else {
-                continue;
-            };
             let kind = if device.kind == 'b' { BLOCK } else { CHARACTER };
-            let which = Which { kind, major: Some(major), minor: Some(minor) };
-            *rules.entry(which).or_insert(0) |= access(&device.permissions);
+            // Numbers that do not fit are none that a kernel has.
+            if let (Ok(major), Ok(minor)) = (u32::try_from(device.major), u32::try_from(device.minor)) {
+                rules.allow(kind, major, Some(minor), access(&device.permissions));
+            }
         }
-        Self(rules)
+        rules
     }
 
-    /// The rules as a program that answers 1 for what is allowed and 0 for the rest.
-    pub(crate) fn program(&self) -> Vec<Instruction> {
+    fn allow(&mut self, kind: u16, major: u32, minor: Option<u32>, access: u8) {
+        let major = self.0.entry(kind).or_default().majors.entry(major).or_default();
+        match minor {
+            Some(minor) => *major.minors.entry(minor).or_default() |= access,
+            None => major.all |= access,
+        }
+    }
+
+    /// The rules as a program that answers 1 for what is allowed and 0 for the rest; `None` for more devices than a program's jumps
+    /// can pass over (some five thousand).
+    pub(crate) fn program(&self) -> Option<Vec<Instruction>> {
         let mut program = vec![
             Instruction::new(LOAD_WORD, TYPE, CONTEXT, 0, 0),
             Instruction::new(MOVE, ACCESS, TYPE, 0, 0),
@@ -81,11 +97,33 @@ impl DeviceRules {
             Instruction::new(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
             Instruction::new(LOAD_WORD, MINOR, CONTEXT, 8, 0),
         ];
-        for (which, allowed) in &self.0 {
-            program.extend(rule(*which, *allowed));
+        for (kind, rules) in &self.0 {
+            program.extend(if_is(TYPE, u32::from(*kind), rules.program()?)?);
         }
         program.extend(answer(0));
-        program
+        Some(program)
+    }
+}
+
+impl Kind {
+    fn program(&self) -> Option<Vec<Instruction>> {
+        let mut program = Vec::new();
+        for (major, rules) in &self.majors {
+            program.extend(if_is(MAJOR, *major, rules.program(self.all)?)?);
+        }
+        program.extend(answer_within(self.all));
+        Some(program)
+    }
+}
+
+impl Major {
+    fn program(&self, of_kind: u8) -> Option<Vec<Instruction>> {
+        let mut program = Vec::new();
+        for (minor, access) in &self.minors {
+            program.extend(if_is(MINOR, *minor, answer_within(access | self.all | of_kind))?);
+        }
+        program.extend(answer_within(self.all | of_kind));
+        Some(program)
     }
 }
 
@@ -100,28 +138,22 @@ fn access(permissions: &str) -> u8 {
     permissions.chars().map(bit).fold(0, |all, bit| all | bit)
 }
 
-/// The instructions of one rule: answer 1, unless something is not the rule's; then go on behind it.
-fn rule(which: Which, allowed: u8) -> Vec<Instruction> {
-    let differs = |register, value: u32| {
-        Instruction::new(JUMP_IF_NOT, register, 0, 0, i32::from_ne_bytes(value.to_ne_bytes()))
-    };
-    let mut body = vec![differs(TYPE, u32::from(which.kind))];
-    body.extend(which.major.map(|major| differs(MAJOR, major)));
-    body.extend(which.minor.map(|minor| differs(MINOR, minor)));
-    if allowed != ALL {
-        body.push(Instruction::new(MOVE, SCRATCH, ACCESS, 0, 0));
-        body.push(Instruction::new(AND, SCRATCH, 0, 0, i32::from(!allowed & ALL)));
-        body.push(differs(SCRATCH, 0));
+/// What is passed over when a register holds something else.
+fn if_is(register: u8, value: u32, then: Vec<Instruction>) -> Option<Vec<Instruction>> {
+    let length = i16::try_from(then.len()).ok()?;
+    let value = i32::from_ne_bytes(value.to_ne_bytes());
+    Some(std::iter::once(Instruction::new(JUMP_IF_NOT, register, 0, length, value)).chain(then).collect())
+}
+
+/// 1 when nothing is asked beyond what is allowed.
+fn answer_within(allowed: u8) -> Vec<Instruction> {
+    let [yes, end] = answer(1);
+    if allowed == ALL {
+        return vec![yes, end];
     }
-    body.extend(answer(1));
-    let length = body.len();
-    for (index, instruction) in body.iter_mut().enumerate() {
-        if instruction.code == JUMP_IF_NOT {
-            // A rule has ten instructions at most.
-            instruction.offset = i16::try_from(length - index - 1).unwrap_or(i16::MAX);
-        }
-    }
-    body
+    let [no, _] = answer(0);
+    let beyond = Instruction::new(AND, ACCESS, 0, 0, i32::from(!allowed & ALL));
+    vec![no, beyond, Instruction::new(JUMP_IF_NOT, ACCESS, 0, 1, 0), yes, end]
 }
 
 fn answer(value: i32) -> [Instruction; 2] {
@@ -146,14 +178,13 @@ impl Instruction {
     }
 }
 
-// Registers: the first argument, which later is scratch, is the context.
+// Registers; the first argument is the context.
 const RESULT: u8 = 0;
 const CONTEXT: u8 = 1;
 const TYPE: u8 = 2;
 const ACCESS: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
-const SCRATCH: u8 = 6;
 
 // `BPF_CLASS | BPF_OP | BPF_SRC` of the few instructions used here; arithmetic is on 32 bits, which clears the upper half.
 const LOAD_WORD: u8 = 0x61; // LDX MEM W
@@ -229,7 +260,7 @@ mod tests {
                     && node.minor == i64::from(minor)
             })
             .fold(0, |all, node| all | access(&node.permissions));
-        everybodys || access_wanted == MKNOD || access_wanted & !allowed == 0
+        everybodys || access_wanted & !(allowed | MKNOD) == 0
     }
 
     #[test]
@@ -252,7 +283,7 @@ mod tests {
         let minors = [0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 200, 229, 255, 1_048_575];
         let mut allowed = 0;
         for given in &sets {
-            let program = DeviceRules::new(given).program();
+            let program = DeviceRules::new(given).program().unwrap();
             for (kind, access) in
                 [BLOCK, CHARACTER].into_iter().flat_map(|kind| (1..=ALL).map(move |a| (kind, a)))
             {
@@ -277,39 +308,52 @@ mod tests {
         let words = |program: &[Instruction]| -> Vec<(u8, u8, i16, i32)> {
             program.iter().map(|i| (i.code, i.registers, i.offset, i.immediate)).collect()
         };
-        let program =
-            DeviceRules(BTreeMap::from([(Which { kind: BLOCK, major: Some(8), minor: Some(1) }, READ)]))
-                .program();
+        let mut rules = DeviceRules::default();
+        rules.allow(BLOCK, 8, Some(1), READ);
+        rules.allow(BLOCK, 8, Some(2), ALL);
         assert_eq!(
-            words(&program),
+            words(&rules.program().unwrap()),
             [
-                (0x61, 0x12, 0, 0),
-                (0xbc, 0x23, 0, 0),
-                (0x74, 0x03, 0, 16),
-                (0x54, 0x02, 0, 0xffff),
-                (0x61, 0x14, 4, 0),
-                (0x61, 0x15, 8, 0),
-                (0x55, 0x02, 7, 1),
-                (0x55, 0x04, 6, 8),
-                (0x55, 0x05, 5, 1),
-                (0xbc, 0x36, 0, 0),
-                (0x54, 0x06, 0, 5),
-                (0x55, 0x06, 2, 0),
+                (0x61, 0x12, 0, 0),      // type = context[0]
+                (0xbc, 0x23, 0, 0),      // access = type
+                (0x74, 0x03, 0, 16),     // access >>= 16
+                (0x54, 0x02, 0, 0xffff), // type &= 0xffff
+                (0x61, 0x14, 4, 0),      // major = context[1]
+                (0x61, 0x15, 8, 0),      // minor = context[2]
+                (0x55, 0x02, 20, 1),     // block?
+                (0x55, 0x04, 14, 8),     // 8?
+                (0x55, 0x05, 5, 1),      // 1?
+                (0xb4, 0x00, 0, 0),
+                (0x54, 0x03, 0, 5), // more than reading?
+                (0x55, 0x03, 1, 0),
                 (0xb4, 0x00, 0, 1),
                 (0x95, 0x00, 0, 0),
-                (0xb4, 0x00, 0, 0),
+                (0x55, 0x05, 2, 2), // 2?
+                (0xb4, 0x00, 0, 1),
+                (0x95, 0x00, 0, 0),
+                (0xb4, 0x00, 0, 0), // other minors
+                (0x54, 0x03, 0, 7),
+                (0x55, 0x03, 1, 0),
+                (0xb4, 0x00, 0, 1),
+                (0x95, 0x00, 0, 0),
+                (0xb4, 0x00, 0, 0), // other majors
+                (0x54, 0x03, 0, 7),
+                (0x55, 0x03, 1, 0),
+                (0xb4, 0x00, 0, 1),
+                (0x95, 0x00, 0, 0),
+                (0xb4, 0x00, 0, 0), // other kinds
                 (0x95, 0x00, 0, 0),
             ]
         );
-        assert_eq!(DeviceRules::new(&[]).program().len(), 64);
     }
 
     #[test]
-    fn a_thousand_devices_are_a_program_the_kernel_takes() {
-        let many: Vec<DeviceNode> = (0..1024).map(|minor| node('c', 13, minor, "r")).collect();
-        let program = DeviceRules::new(&many).program();
-        assert!(program.len() < 10_000);
-        assert_eq!(run(&program, READ, CHARACTER, 13, 1023), 1);
-        assert_eq!(run(&program, READ, CHARACTER, 13, 1024), 0);
+    fn thousands_of_devices_are_a_program_and_too_many_are_none() {
+        let many = |count| -> Vec<DeviceNode> { (0..count).map(|minor| node('c', 13, minor, "r")).collect() };
+        let program = DeviceRules::new(&many(4096)).program().unwrap();
+        assert_eq!(run(&program, READ, CHARACTER, 13, 4095), 1);
+        assert_eq!(run(&program, READ, CHARACTER, 13, 4096), 0);
+        assert_eq!(run(&program, MKNOD, CHARACTER, 13, 4096), 1);
+        assert_eq!(DeviceRules::new(&many(10_000)).program(), None);
     }
 }

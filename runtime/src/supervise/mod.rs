@@ -50,6 +50,9 @@ pub(crate) struct Launch {
     pub(crate) version: u32,
     pub(crate) layout: Layout,
     pub(crate) instance: String,
+    /// The cgroup that was given to us to hold those of all runs.
+    #[serde(default)]
+    pub(crate) parent: Option<String>,
     /// Where the template namespace can be opened.
     pub(crate) template: PathBuf,
     pub(crate) request: StartRequest,
@@ -119,7 +122,8 @@ impl Supervisor {
             .map_err(system("become subreaper"))?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
         child::ignore_signals(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE]);
-        let cgroups = Cgroups::detect(&launch.instance).map_err(system("look at the cgroups"))?;
+        let cgroups = Cgroups::detect_below(&launch.instance, launch.parent.as_deref())
+            .map_err(system("look at the cgroups"))?;
         let own = cgroups.supervisors();
         own.create().and_then(|()| own.join()).map_err(system("enter the supervisors' cgroup"))?;
         at("create.12-record")?;
@@ -170,7 +174,7 @@ impl Supervisor {
         let netns = facts::open_netns(&request.network)?;
         let sources = mounts::open_sources(&self.launch)?;
         let layers = mounts::open_layers(&request.lowerdirs)?;
-        let host = facts::host(request.spec.security.privileged).map_err(system("look at the host"))?;
+        let mut host = facts::host(request.spec.security.privileged).map_err(system("look at the host"))?;
         let devices = facts::devices(&request.spec.devices)?;
         let host_hosts = facts::host_hosts(&request.network);
         at("create.14-namespace")?;
@@ -180,6 +184,11 @@ impl Supervisor {
         at("create.15-cgroup")?;
         let cgroup = self.cgroups.run(&request.id);
         cgroup.create().map_err(system("make the cgroup"))?;
+        host.cgroup = cgroup.facts();
+        let given = (!request.spec.security.privileged).then(|| devices.clone());
+        if let Some(given) = &given {
+            cgroup.restrict_devices(given).map_err(system("restrict the devices of the cgroup"))?;
+        }
         at("create.16-rootfs")?;
         let prepared = rootfs::prepare(rootfs::Parts {
             launch: &self.launch,
@@ -201,6 +210,12 @@ impl Supervisor {
         let container = create::create(&self.run, request, &bundle, program, own_exe).map_err(|error| {
             targets::blame_working_dir(error, prepared.working_dir_is_plain, &working_dir)
         })?;
+        if request.spec.limits.memory_reservation.is_some() {
+            cgroup.reserve_above().map_err(system("reserve memory for the cgroup"))?;
+        }
+        if let Some(given) = &given {
+            cgroup.restrict_devices_further(given).map_err(system("restrict the devices of the cgroup"))?;
+        }
         at("create.20-created")?;
         self.record.init = Some(container.init);
         self.record.stdin_fd = container.stdio.stdin_fd();
