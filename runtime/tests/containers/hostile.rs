@@ -342,7 +342,12 @@ fn device_nodes_of_images_and_volumes_cannot_be_opened() {
     // Who may make nodes may use them.
     request.id.task = "maker".into();
     request.spec.security.cap_add = vec!["MKNOD".into()];
-    assert_eq!(host.output(&request), ["/null", "/bound/null", "/dev/null"]);
+    let mut want = vec!["/null", "/bound/null", "/dev/null"];
+    // A mount of the host without devices (/tmp of a distribution) is one inside, too.
+    if rustix::fs::statvfs(&nodes).unwrap().f_flag.contains(rustix::fs::StatVfsMountFlags::NODEV) {
+        want.remove(1);
+    }
+    assert_eq!(host.output(&request), want);
 }
 
 fn a_start_that_fails_anywhere_leaves_nothing() {

@@ -64,6 +64,13 @@ fn limits_are_set_in_the_cgroup() {
             // Beyond the memory.
             assert_eq!(read(&host, "", "limited", "memory.swap.max"), (32 << 20).to_string());
         }
+        // It counts only as far as it is reserved above, too.
+        let above = |host: &Host| {
+            std::fs::read_to_string(host.cgroup_dirs()[0].join("memory.low")).unwrap().trim().to_owned()
+        };
+        assert_eq!(above(&host), (32 << 20).to_string());
+        host.runtime().remove_run(&request.id).unwrap();
+        assert_eq!(above(&host), "0");
         let mut request = host.request("no-swap", &["sleep", "1000"]);
         request.spec.limits.memory = Some(Bytes(64 << 20));
         host.runtime().start(&request).unwrap();
