@@ -165,7 +165,8 @@ fn what_was_asked_for_and_cannot_be_kept_is_refused() {
         facts.controllers.remove(missing);
         facts
     };
-    let cases: [(&str, &str, fn(&mut Limits)); 7] = [
+    type Ask = fn(&mut Limits);
+    let cases: [(&str, &str, Ask); 7] = [
         ("memory", "limits.memory", |limits| limits.memory = Some(Bytes(64))),
         ("memory", "limits.memory_reservation", |limits| limits.memory_reservation = Some(Bytes(64))),
         ("memory", "limits.memory_swap", |limits| limits.memory_swap = Some(Bytes(64))),
