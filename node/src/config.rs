@@ -158,6 +158,9 @@ impl NodeError {
                 "one daemon drives a host: stop the other one (`carrack daemon --stop` with its directories)"
                     .into(),
             ),
+            Self::Runtime(carrack_runtime::RuntimeError::Unit(_)) => {
+                Some("systemctl status 'carrack-tasks*' tells what systemd says of it".into())
+            }
             _ => None,
         }
     }
