@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the Debian package from a built binary:  build.sh OUTDIR  ->  OUTDIR/carrack_VERSION-REVISION_ARCH.deb
 #
-# CARRACK names the static binary (`make deb` sets it); DEB_REVISION (1) is what a rebuilt package of one version raises. The same
+# CARRACK names the static binary (`make deb` sets it); DEB_REVISION (1) is what a rebuilt package of one version raises;
+# DEB_COMPRESSION (xz) may be a fast one for tests. The same
 # binary gives the same bytes: times are those of the last commit (SOURCE_DATE_EPOCH), owners root, compression single-threaded.
 set -euo pipefail
 out=$(mkdir -p "${1:?usage: build.sh OUTDIR}" && cd "$1" && pwd)
@@ -67,6 +68,7 @@ CONTROL
 } >"$root/DEBIAN/control"
 
 find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+level=$([ "${DEB_COMPRESSION:-xz}" = xz ] && echo 6 || echo 1)
 deb=$out/carrack_${version}_$arch.deb
-dpkg-deb --root-owner-group -Zxz --threads-max=1 --build "$root" "$deb" >/dev/null
+dpkg-deb --root-owner-group -Z"${DEB_COMPRESSION:-xz}" -z"$level" --threads-max=1 --build "$root" "$deb" >/dev/null
 echo "$deb"

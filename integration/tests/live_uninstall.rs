@@ -98,3 +98,37 @@ fn what_a_dead_daemon_left_is_stopped_and_removed_whatever_is_missing() {
     assert!(!lab.state().exists(), "the state directory is left");
     lab.finish();
 }
+
+#[test]
+fn state_that_is_kept_is_started_again_and_what_runs_is_left_when_it_is_to_be() {
+    let mut lab = Lab::new();
+    let before = Inventory::take();
+    lab.start();
+    lab.load_images(&["hello-redis"]);
+    lab.deploy("kept", WITH_VOLUME);
+    let idle = ["-y", "--keep-state", "--unless-running"];
+    let pid = lab.tasks("kept")[0].pid;
+    let refused = uninstall(&lab, &idle);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("containers run: nothing was removed"), "{said}");
+    // The same without a daemon.
+    lab.kill_daemon();
+    assert_eq!(uninstall(&lab, &idle).status.code(), Some(1));
+    lab.start();
+    assert!(pid.is_some() && lab.tasks("kept")[0].pid == pid, "the container was disturbed");
+    let said = done(&lab, &["-y", "--keep-state"]);
+    assert!(said.contains(&format!("kept     {}: ", lab.state().display())), "{said}");
+    until("the daemon ends", SOON, || lab.daemon_end().map(drop).ok_or("it runs"));
+    assert_clean(&lab, &before);
+    done(&lab, &idle);
+    // The stack and its image are known, and it comes back.
+    lab.start();
+    until("the stack is back", SOON, || match lab.tasks("kept").iter().any(|task| task.pid.is_some()) {
+        true => Ok(()),
+        false => Err("no task runs"),
+    });
+    done(&lab, &["-y", "--volumes"]);
+    until("the daemon ends", SOON, || lab.daemon_end().map(drop).ok_or("it runs"));
+    lab.finish();
+}

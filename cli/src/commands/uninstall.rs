@@ -9,7 +9,9 @@ use std::path::Path;
 
 use carrack_api::client::Client;
 use carrack_api::{Info, defaults};
-use carrack_node::uninstall::{Places, Removed, needs_stop, remove_files, stop_in_order, strange, sweep};
+use carrack_node::uninstall::{
+    Places, Removed, needs_stop, remove_files, remove_runtime_files, running, stop_in_order, strange, sweep,
+};
 use serde_json::json;
 
 use crate::args::{Global, OutputFormat, UninstallArgs};
@@ -32,8 +34,8 @@ pub(crate) fn main(args: &UninstallArgs, global: &Global) -> Outcome {
         .enable_all()
         .build()
         .map_err(|error| CliError::new("cannot start").caused_by(&error))?;
-    let running = lock::holder(&places.state_dir)?;
-    if running.is_none()
+    let daemon = lock::holder(&places.state_dir)?;
+    if daemon.is_none()
         && let Ok(info) = runtime.block_on(Client::unix(&socket).get::<Info>("/v1/info"))
     {
         return Err(CliError::usage(format!(
@@ -45,11 +47,14 @@ pub(crate) fn main(args: &UninstallArgs, global: &Global) -> Outcome {
         .hint(format!("carrack uninstall --state-dir {}", info.state_dir)));
     }
     refuse_strange(&places)?;
+    if args.unless_running {
+        refuse_running(&places)?;
+    }
     if !args.yes {
-        confirm(args, &places, running.is_some())?;
+        confirm(args, &places, daemon.is_some())?;
     }
     let mut done = Removed::default();
-    match running {
+    match daemon {
         Some(Some(pid)) => {
             background::end(&places.state_dir, pid, true)?;
             done.removed.push(format!("the daemon, pid {pid}, and its containers, stopped in order"));
@@ -87,6 +92,16 @@ fn refuse_strange(places: &Places) -> Result<(), CliError> {
     }
 }
 
+fn refuse_running(places: &Places) -> Result<(), CliError> {
+    let runs =
+        running(places).map_err(|error| CliError::new("it cannot be told what runs").caused_by(&error))?;
+    match runs {
+        false => Ok(()),
+        true => Err(CliError::new("containers run: nothing was removed")
+            .hint("stop them with `carrack stop STACK`, or leave out --unless-running")),
+    }
+}
+
 fn absolute(path: &Path) -> Result<std::path::PathBuf, CliError> {
     std::path::absolute(path)
         .map_err(|error| CliError::new(format!("{} cannot be used", path.display())).caused_by(&error))
@@ -102,16 +117,20 @@ fn confirm(args: &UninstallArgs, places: &Places, running: bool) -> Result<(), C
     if running {
         say("The daemon runs: all its containers are stopped in order, then the daemon.");
     }
-    say(&format!(
-        "Everything of Carrack is removed from this host: {} and {}, its cgroups, network,",
-        places.state_dir.display(),
-        places.runtime_dir.display()
-    ));
-    say("images, logs and the record of all stacks.");
-    say(match args.volumes {
-        true => "Volumes are removed with their data.",
-        false => "Named volumes stay.",
-    });
+    let (state, runtime) = (places.state_dir.display(), places.runtime_dir.display());
+    if args.keep_state {
+        say(&format!("All that runs is stopped; {runtime}, cgroups and network are removed."));
+        say(&format!("{state} stays: stacks, images, logs, volumes."));
+    } else {
+        say(&format!(
+            "Everything of Carrack is removed from this host: {state} and {runtime}, its cgroups, network,"
+        ));
+        say("images, logs and the record of all stacks.");
+        say(match args.volumes {
+            true => "Volumes are removed with their data.",
+            false => "Named volumes stay.",
+        });
+    }
     draw("Go on? [y/N] ");
     let mut answer = String::new();
     std::io::stdin()
@@ -156,6 +175,10 @@ fn take_away(
             .hint("mend that and run `carrack uninstall` again: it goes on where it ended")
     };
     sweep(places, done).map_err(incomplete)?;
+    if args.keep_state {
+        done.kept.push(format!("{}: the next daemon goes on with it", places.state_dir.display()));
+        return remove_runtime_files(places, done).map_err(incomplete);
+    }
     remove_files(places, args.volumes, done).map_err(incomplete)
 }
 
@@ -178,7 +201,10 @@ fn tell(done: &Removed, places: &Places, global: &Global) -> Outcome {
     if Path::new(defaults::CONFIG_FILE).exists() {
         kept.push(format!("{}: it is yours", defaults::CONFIG_FILE));
     }
-    kept.push(format!("the program itself, {}", places.exe.display()));
+    // The one that a removed package had left in the state directory is gone with it.
+    if places.exe.exists() {
+        kept.push(format!("the program itself, {}", places.exe.display()));
+    }
     if global.output == OutputFormat::Json {
         let value = json!({ "removed": done.removed, "kept": kept });
         put(&format!("{}\n", serde_json::to_string_pretty(&value)?))?;
