@@ -90,15 +90,9 @@ impl Applier<'_> {
             Op::DeleteTable => batch.delete_table(),
             Op::ReplaceTable { elements } => batch.replace_table(instance, layout(self.wanted), elements),
             Op::ChangeElements { changes } => batch.change_elements(changes),
-            Op::InsertForeign { rule } => {
+            Op::InsertForeign { rule, place } => {
                 let tag = foreign::tag(instance, rule.accepts);
-                batch.insert_foreign_rule(
-                    rule.family,
-                    &rule.table,
-                    &rule.chain,
-                    &foreign::exprs(rule.accepts),
-                    &tag,
-                );
+                batch.insert_foreign_rule(rule, *place, &foreign::exprs(rule.accepts), &tag);
             }
             Op::DeleteForeign { rule, handle } => {
                 batch.delete_foreign_rule(rule.family, &rule.table, &rule.chain, *handle);

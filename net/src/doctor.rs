@@ -5,8 +5,9 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 
-use serde::Serialize;
+use carrack_api::fact::Fact;
 
 use crate::conntrack::flows;
 use crate::error::NetError;
@@ -17,6 +18,7 @@ use crate::network::host_routes;
 use crate::nft::batch::Batch;
 use crate::nft::dump::{TableState, table_state};
 use crate::nft::foreign::foreign;
+use crate::nft::obstacles::{Obstacle, obstacles};
 use crate::nft::sets::Elements;
 use crate::nft::skeleton::Layout;
 use crate::ns::Netns;
@@ -24,63 +26,99 @@ use crate::observe::warnings;
 use crate::present::{container_mac, host_mac};
 use crate::socket::{Family, Socket};
 
-/// How a check came out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// It works.
-    Ok,
-    /// It works, with something to know.
-    Note,
-    /// It does not work.
-    Missing,
-}
+const AREA: &str = "network";
 
-/// One fact.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fact {
-    /// What was looked at.
-    pub name: &'static str,
-    /// How it came out.
-    pub verdict: Verdict,
-    /// What was found, in words.
-    pub detail: String,
-    /// What lacking it costs; empty if nothing is lacking.
-    pub cost: &'static str,
-}
+/// Connections that a host with containers should have room for.
+const CONNECTIONS_WANTED: u64 = 65_536;
 
 /// Looks at everything. Needs root; without it the facts say so.
 pub fn examine() -> Vec<Fact> {
     let mut facts = vec![
-        tried("network namespaces", "no container has a network of its own", |_| Ok(())),
-        tried("veth", "containers cannot be linked to the host", try_veth),
-        tried("nftables", "no virtual addresses, no published ports, no isolation", try_nftables),
-        tried("conntrack over netlink", "drains do not see open connections", try_conntrack),
-        tried("vxlan", "nodes must share one layer-2 network", try_vxlan),
+        tried(&NAMESPACES, |_| Ok(())),
+        tried(&VETH, try_veth),
+        tried(&NFTABLES, try_nftables),
+        tried(&CONNTRACK, try_conntrack),
+        tried(&VXLAN, try_vxlan),
     ];
     facts.push(forwarding());
+    facts.push(reverse_paths());
     facts.push(ranges());
-    facts.push(firewalls());
-    facts.extend(
-        warnings().into_iter().map(|detail| note("iptables-legacy", detail, "traffic may be dropped")),
-    );
+    facts.extend(connections());
+    facts.extend(firewalls());
     facts
 }
 
-fn tried(
+/// A feature that is tried: what works with it, what its lack costs, and what helps.
+struct Feature {
     name: &'static str,
+    works: &'static str,
     cost: &'static str,
-    attempt: impl FnOnce(&Netns) -> Result<(), NetError> + Send,
-) -> Fact {
+    hint: &'static str,
+    /// Without it containers cannot run or be reached.
+    needed: bool,
+}
+
+const NAMESPACES: Feature = Feature {
+    name: "network namespaces",
+    works: "work",
+    cost: "no container has a network of its own",
+    hint: "a kernel with CONFIG_NET_NS; inside a container: CAP_SYS_ADMIN",
+    needed: true,
+};
+const VETH: Feature = Feature {
+    name: "veth",
+    works: "works",
+    cost: "containers cannot be linked to the host",
+    hint: "modprobe veth",
+    needed: true,
+};
+const NFTABLES: Feature = Feature {
+    name: "nftables",
+    works: "numgen, maps, maps of concatenations, nat, fib and reject work",
+    cost: "no virtual addresses, no published ports, no isolation",
+    hint: "modprobe -a nf_tables nft_numgen nft_ct nft_chain_nat nft_nat nft_fib_ipv4 nft_reject_ipv4",
+    needed: true,
+};
+const CONNTRACK: Feature = Feature {
+    name: "conntrack over netlink",
+    works: "works",
+    cost: "drains do not see open connections",
+    hint: "modprobe nf_conntrack_netlink",
+    needed: true,
+};
+const VXLAN: Feature = Feature {
+    name: "vxlan",
+    works: "works",
+    cost: "nodes must share one layer-2 network; a single host does without",
+    hint: "modprobe vxlan",
+    needed: false,
+};
+
+fn tried(feature: &Feature, attempt: impl FnOnce(&Netns) -> Result<(), NetError> + Send) -> Fact {
+    if !is_root() {
+        return Fact::untried(AREA, feature.name).hint("sudo carrack doctor");
+    }
     let what = || "a throwaway namespace".to_owned();
     let result = Netns::create()
         .and_then(|netns| netns.run(|| attempt(&netns)))
         .map_err(|source| NetError::Netns { what: what(), source })
         .and_then(|result| result);
     match result {
-        Ok(()) => Fact { name, verdict: Verdict::Ok, detail: "works".to_owned(), cost: "" },
-        Err(error) => Fact { name, verdict: Verdict::Missing, detail: with_sources(&error), cost },
+        Ok(()) => Fact::ok(AREA, feature.name, feature.works),
+        Err(error) => {
+            let found = with_sources(&error);
+            let fact = match feature.needed {
+                true => Fact::missing(AREA, feature.name, found, feature.cost),
+                false => Fact::note(AREA, feature.name, found, feature.cost),
+            };
+            fact.hint(feature.hint)
+        }
     }
+}
+
+/// Whether this process acts as root.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {
@@ -130,40 +168,80 @@ fn forwarding() -> Fact {
         "0" => "off; the daemon switches it on and leaves it on",
         _ => "cannot be read",
     };
-    Fact { name: "ip_forward", verdict: Verdict::Ok, detail: detail.to_owned(), cost: "" }
+    Fact::ok(AREA, "ip_forward", detail)
+}
+
+/// Told because people ask; containers are held to their own addresses by our table, whatever it says.
+fn reverse_paths() -> Fact {
+    let value = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or_default();
+    let detail = match value.trim() {
+        "0" => "left to each link; not needed, not changed",
+        "1" => "strict on all links; not needed, not changed",
+        "2" => "loose on all links; not needed, not changed",
+        _ => "cannot be read",
+    };
+    Fact::ok(AREA, "rp_filter", detail)
 }
 
 fn ranges() -> Fact {
     let name = "cluster range";
+    let cost = "the daemon does not start";
     match host_routes().map(|routes| choose_cluster_cidr(&routes)) {
-        Ok(Some(range)) => Fact { name, verdict: Verdict::Ok, detail: format!("{range} is free"), cost: "" },
+        Ok(Some(range)) => Fact::ok(AREA, name, format!("{range} is free")),
         Ok(None) => {
             let tried = CLUSTER_CIDRS.map(|range| range.to_string()).join(" and ");
-            let detail = format!("{tried} overlap routes of this host; choose one with --cluster-cidr");
-            Fact { name, verdict: Verdict::Missing, detail, cost: "the daemon does not start" }
+            Fact::missing(AREA, name, format!("{tried} overlap routes of this host"), cost)
+                .hint("carrack daemon --cluster-cidr A.B.C.D/10")
         }
-        Err(error) => {
-            let detail = with_sources(&error);
-            Fact { name, verdict: Verdict::Missing, detail, cost: "the daemon does not start" }
-        }
+        Err(error) => Fact::missing(AREA, name, with_sources(&error), cost),
     }
 }
 
-fn firewalls() -> Fact {
+/// Chains of others: those that we add accepts to, and what we do not get past.
+fn firewalls() -> Vec<Fact> {
     let name = "other firewalls";
-    let found = Socket::open(Family::Netfilter).and_then(|mut nft| foreign(&mut nft, "doctor"));
-    match found {
-        Ok(found) if found.needed.is_empty() => {
-            Fact { name, verdict: Verdict::Ok, detail: "none drops forwarded traffic".to_owned(), cost: "" }
-        }
-        Ok(found) => {
-            let chains: Vec<String> = found.needed.iter().map(ToString::to_string).collect();
-            note(name, format!("the daemon will accept {}", chains.join("; ")), "")
-        }
-        Err(error) => note(name, with_sources(&error), "they may drop container traffic"),
+    let cost = "they may drop container traffic";
+    if !is_root() {
+        return vec![Fact::untried(AREA, name).hint("sudo carrack doctor")];
     }
+    let looked = Socket::open(Family::Netfilter)
+        .and_then(|mut nft| Ok((foreign(&mut nft, "doctor")?, obstacles(&mut nft)?)));
+    let (found, obstacles) = match looked {
+        Ok(looked) => looked,
+        Err(error) => return vec![note(name, with_sources(&error), cost)],
+    };
+    let mut facts: Vec<Fact> = obstacles.into_iter().map(blocked).collect();
+    if !found.needed.is_empty() {
+        let chains: Vec<String> = found.needed.keys().map(ToString::to_string).collect();
+        let detail = format!("the daemon has rules of its own accept {}", chains.join("; "));
+        facts.push(note(name, detail, ""));
+    } else if facts.is_empty() {
+        facts.push(Fact::ok(AREA, name, "none drops traffic of containers"));
+    }
+    facts.extend(warnings().into_iter().map(blocked));
+    facts
 }
 
-fn note(name: &'static str, detail: String, cost: &'static str) -> Fact {
-    Fact { name, verdict: Verdict::Note, detail, cost }
+fn blocked(obstacle: Obstacle) -> Fact {
+    Fact::missing(AREA, "blocked traffic", obstacle.what, "containers are cut off").hint(obstacle.command)
+}
+
+/// How full the table of connections is, which all programs of a host share.
+fn connections() -> Option<Fact> {
+    let read = |name: &str| -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    let (count, max) = (read("count")?, read("max")?);
+    let detail = format!("{count} of at most {max} are open");
+    let roomy = max >= CONNECTIONS_WANTED && count <= max / 2;
+    if roomy {
+        return Some(Fact::ok(AREA, "connections", detail));
+    }
+    let hint = format!("sysctl -w net.netfilter.nf_conntrack_max={}", CONNECTIONS_WANTED.max(max * 2));
+    Some(note("connections", detail, "new connections are dropped when the table is full").hint(hint))
+}
+
+fn note(name: &str, detail: String, cost: &str) -> Fact {
+    Fact::note(AREA, name, detail, cost)
 }

@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod error;
 pub mod ipnet;
 pub mod isolation;
+mod legacy;
 mod link;
 pub mod listen;
 mod lower;
@@ -28,6 +29,7 @@ pub mod purge;
 pub mod reserve;
 mod slots;
 mod socket;
+pub mod watch;
 mod wire;
 
 pub use error::NetError;

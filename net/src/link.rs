@@ -75,6 +75,11 @@ impl Links {
         Ok(Self { socket: Socket::open(Family::Route)? })
     }
 
+    /// The port of the socket, see [`Socket::port`].
+    pub(crate) fn port(&self) -> Result<u32, NetError> {
+        self.socket.port()
+    }
+
     pub(crate) fn links(&mut self) -> Result<BTreeMap<String, LinkFacts>, NetError> {
         let answers = self.dump("dump the links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         Ok(answers

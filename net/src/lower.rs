@@ -71,9 +71,9 @@ fn wire(wanted: &Wanted, key: &EndpointKey, endpoint: Endpoint, kernel: &mut Ker
     kernel.routes.insert(Ipv4Net::containing(address, 32), route);
     kernel.neighbours.insert((name.clone(), address), container_mac(address));
     // A packet to 127.0.0.1:PORT leaves by this link only with route_localnet; the raw chain drops 127/8 from it.
-    for (setting, value) in [("rp_filter", "1"), ("route_localnet", "1")] {
-        kernel.sysctls.insert(format!("net/ipv4/conf/{name}/{setting}"), value.to_owned());
-    }
+    // `rp_filter` is left as the distribution has it: udev writes it anew for each link, and a loose one for all links
+    // would win over a strict one. The raw chain holds containers to their own address instead.
+    kernel.sysctls.insert(format!("net/ipv4/conf/{name}/route_localnet"), "1".to_owned());
     if kernel.ipv6 {
         kernel.sysctls.insert(format!("net/ipv6/conf/{name}/disable_ipv6"), "1".to_owned());
     }

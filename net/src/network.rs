@@ -36,6 +36,7 @@ use crate::plan::{Op, Step, difference, plan, removal};
 use crate::present::{Hop, Kernel, key_of_alias, link_name};
 use crate::reserve::{Reservations, ReserveError};
 use crate::socket::{Family, Socket};
+use crate::watch::Watch;
 
 /// Name of the abstract unix socket that is our lock: there is one such name in each network namespace, and it goes
 /// with its process.
@@ -96,7 +97,7 @@ pub struct FoundEndpoint {
 pub struct Report {
     /// The steps, in the order they were made.
     pub steps: Vec<Step>,
-    /// Facts that disturb but that we do not change (for example an iptables-legacy filter table).
+    /// What disturbs us and is not ours to change: a filter table of iptables-legacy that drops, with what helps.
     pub warnings: Vec<String>,
 }
 
@@ -193,7 +194,8 @@ impl Network {
         let mut state = self.state();
         state.known = None;
         let report = state.converge()?;
-        Ok(Report { warnings: warnings(), ..report })
+        let warnings = warnings().iter().map(ToString::to_string).collect();
+        Ok(Report { warnings, ..report })
     }
 
     /// What the audit would do now. Changes nothing.
@@ -201,6 +203,12 @@ impl Network {
         let mut state = self.state();
         let present = state.observe()?;
         Ok(plan(&state.wanted, &present))
+    }
+
+    /// Tells when somebody else changes what an audit would repair. To be called in a tokio runtime.
+    pub fn watch(&self) -> Result<Watch, NetError> {
+        let state = self.state();
+        Watch::open([state.nft.port()?, state.links.port()?])
     }
 
     /// A number that changes whenever anybody changes the ruleset: a cheap sign that an audit is due.

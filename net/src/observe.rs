@@ -9,17 +9,16 @@ use std::path::Path;
 
 use crate::error::NetError;
 use crate::ipnet::Ipv4Net;
+use crate::legacy::legacy;
 use crate::link::{LinkFacts, Links};
 use crate::lower::{layout, lower};
-use crate::model::{LINK_PREFIX, Wanted};
+use crate::model::{DNS_ADDRESS, LINK_PREFIX, Wanted};
 use crate::nft::dump::{TableState, elements, table_state};
 use crate::nft::foreign::foreign;
+use crate::nft::obstacles::Obstacle;
 use crate::nft::sets::Elements;
 use crate::present::{Hop, Kernel, Link, ROUTE_PROTOCOL, Route, host_mac, key_of_alias};
 use crate::socket::Socket;
-
-/// Filter tables of iptables-legacy, which nftables cannot see into.
-const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 
 /// Dumps the kernel.
 pub(crate) fn observe(wanted: &Wanted, links: &mut Links, nft: &mut Socket) -> Result<Kernel, NetError> {
@@ -52,15 +51,29 @@ pub(crate) fn observe(wanted: &Wanted, links: &mut Links, nft: &mut Socket) -> R
     Ok(kernel)
 }
 
-/// What disturbs us and is not ours to change.
-pub(crate) fn warnings() -> Vec<String> {
-    let mut warnings = Vec::new();
-    let legacy = fs::read_to_string(LEGACY_TABLES).unwrap_or_default();
-    if legacy.lines().any(|table| table == "filter") {
-        let text = "an iptables-legacy filter table is loaded; if it drops forwarded packets, containers are cut off";
-        warnings.push(text.to_owned());
-    }
-    warnings
+/// What iptables-legacy does to us, which is not ours to change.
+pub(crate) fn warnings() -> Vec<Obstacle> {
+    let table = match legacy() {
+        Ok(None) => return Vec::new(),
+        Ok(Some(table)) => table,
+        Err(error) => {
+            let what = format!(
+                "the filter table of iptables-legacy cannot be read ({error}); it may drop traffic of containers"
+            );
+            return vec![Obstacle { what, command: "iptables-legacy -S, to see its rules".to_owned() }];
+        }
+    };
+    let accept =
+        |chain: &str, option: &str| format!("iptables-legacy -I {chain} {option} {LINK_PREFIX}+ -j ACCEPT");
+    let forward = table.drops_forwarded.then(|| Obstacle {
+        what: "the policy of chain FORWARD of iptables-legacy drops traffic of containers".to_owned(),
+        command: format!("{} && {}", accept("FORWARD", "-i"), accept("FORWARD", "-o")),
+    });
+    let input = table.drops_input.then(|| Obstacle {
+        what: "the policy of chain INPUT of iptables-legacy drops DNS queries of containers".to_owned(),
+        command: accept("INPUT", &format!("-d {DNS_ADDRESS} -i")),
+    });
+    forward.into_iter().chain(input).collect()
 }
 
 /// Whether a link with our prefix is ours: by alias, or (made by a daemon that died before it set the alias) by the

@@ -15,7 +15,7 @@ use crate::lower::lower;
 use crate::model::Wanted;
 pub use crate::nft::batch::ElementChange;
 use crate::nft::dump::TableState;
-use crate::nft::foreign::ForeignRule;
+use crate::nft::foreign::{ForeignRule, Place};
 use crate::nft::sets::{Elements, describe_key};
 use crate::present::{Hop, Kernel, Link, Mac, Route};
 
@@ -105,10 +105,12 @@ pub enum Op {
         /// The changes.
         changes: Vec<ElementChange>,
     },
-    /// Put an accept rule at the head of a foreign chain.
+    /// Put an accept rule into a foreign chain.
     InsertForeign {
         /// The rule.
         rule: ForeignRule,
+        /// Where.
+        place: Place,
     },
     /// Remove a rule of ours from a foreign chain.
     DeleteForeign {
@@ -152,7 +154,7 @@ impl fmt::Display for Op {
             Self::ChangeElements { changes } => {
                 write!(f, "change {} elements of table carrack", changes.len())
             }
-            Self::InsertForeign { rule } => write!(f, "accept {rule}"),
+            Self::InsertForeign { rule, .. } => write!(f, "accept {rule}"),
             Self::DeleteForeign { rule, .. } => write!(f, "remove our rule: accept {rule}"),
         }
     }
@@ -340,17 +342,28 @@ fn changed_objects(changes: &[ElementChange]) -> String {
 }
 
 fn foreign(wanted: &Kernel, present: &Kernel, steps: &mut Vec<Step>) {
+    let needed = &wanted.foreign.needed;
     let mut there = std::collections::BTreeSet::new();
+    let mut delete = |rule: &ForeignRule, handle: u64, reason: &str| {
+        push(steps, Op::DeleteForeign { rule: rule.clone(), handle }, reason);
+    };
+    for (rule, handle) in &present.foreign.unreached {
+        delete(rule, *handle, "a rule before it refuses everything");
+    }
     for (rule, handle) in &present.foreign.present {
-        let needed = wanted.foreign.needed.contains(rule);
-        let first = there.insert(rule.clone());
+        let needed = needed.contains_key(rule);
+        let first = there.insert(rule);
         if !needed || !first {
             let reason = if needed { "it is there twice" } else { "the chain does not drop any more" };
-            push(steps, Op::DeleteForeign { rule: rule.clone(), handle: *handle }, reason);
+            delete(rule, *handle, reason);
         }
     }
-    for rule in wanted.foreign.needed.difference(&there) {
-        push(steps, Op::InsertForeign { rule: rule.clone() }, "the chain drops what it does not know");
+    for (rule, place) in needed.iter().filter(|(rule, _)| !there.contains(rule)) {
+        let reason = match place {
+            Place::Before(handle) => format!("rule {handle} of the chain leads to a refusal"),
+            Place::End => "the chain drops what it does not know".to_owned(),
+        };
+        push(steps, Op::InsertForeign { rule: rule.clone(), place: *place }, reason);
     }
 }
 

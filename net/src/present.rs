@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use crate::ipnet::Ipv4Net;
 use crate::model::{EndpointKey, LINK_PREFIX};
 pub use crate::nft::dump::TableState;
-pub use crate::nft::foreign::{Accepts, Foreign, ForeignRule};
+pub use crate::nft::foreign::{Accepts, Foreign, ForeignRule, Place};
 use crate::nft::sets::Elements;
 
 /// Label of our addresses on the loopback link.

@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recvfrom,
+    send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -72,6 +72,13 @@ impl Socket {
             setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES).map_err(failed)?;
         }
         Ok(Self { fd, sequence: 0, buffer: vec![0; DATAGRAM_BYTES], send_buffer: 0 })
+    }
+
+    /// The port by which the kernel names this socket in notifications of what it changed.
+    pub(crate) fn port(&self) -> Result<u32, NetError> {
+        let address: NetlinkAddr = getsockname(self.fd.as_raw_fd())
+            .map_err(|errno| NetError::Socket { protocol: "netlink", source: errno.into() })?;
+        Ok(address.pid())
     }
 
     /// Sends one request and waits for its acknowledgement; returns the messages that came before it.

@@ -179,6 +179,8 @@ pub(crate) struct Message {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// The netlink port that the message is for or, of a notification, whose request it tells of.
+    pub(crate) port: u32,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -198,7 +200,8 @@ fn first_message(bytes: &[u8]) -> Option<Message> {
     let short = |range: std::ops::Range<usize>| Some(u16::from_ne_bytes(bytes.get(range)?.try_into().ok()?));
     let length = usize::try_from(number(0..4)?).ok()?;
     let payload = bytes.get(NLMSG_HEADER..length)?.to_vec();
-    Some(Message { kind: short(4..6)?, flags: short(6..8)?, sequence: number(8..12)?, payload })
+    let (kind, flags, sequence, port) = (short(4..6)?, short(6..8)?, number(8..12)?, number(12..16)?);
+    Some(Message { kind, flags, sequence, port, payload })
 }
 
 fn aligned(length: usize) -> usize {
@@ -251,7 +254,7 @@ mod tests {
         }
         assert_eq!(
             messages(&buffer)[0],
-            Message { kind: 3, flags: 4, sequence: 5, payload: b"xyz".to_vec() }
+            Message { kind: 3, flags: 4, sequence: 5, port: 0, payload: b"xyz".to_vec() }
         );
     }
 }

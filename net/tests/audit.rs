@@ -91,7 +91,7 @@ fn routes_neighbours_addresses_and_settings() {
     breaks("ip addr del 10.192.7.1/32 dev lo", &["add address 10.192.7.1"]);
     breaks("sysctl -qw net.ipv4.ip_forward=0", &["set net/ipv4/ip_forward to 1: it is 0"]);
     breaks("ip link set cktask3 down", &["set link cktask3: it is down"]);
-    breaks("sysctl -qw net.ipv4.conf.cktask3.rp_filter=0", &["conf/cktask3/rp_filter to 1: it is 0"]);
+    breaks("sysctl -qw net.ipv4.conf.cktask3.route_localnet=0", &["cktask3/route_localnet to 1: it is 0"]);
 }
 
 #[test]

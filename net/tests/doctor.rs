@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
 
-use carrack_net::doctor::{Verdict, examine};
+use carrack_api::fact::Verdict;
+use carrack_net::doctor::examine;
 
 #[test]
 fn this_kernel_offers_all_that_the_network_needs() {

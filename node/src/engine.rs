@@ -195,6 +195,9 @@ pub(crate) trait Network: Send + Sync + 'static {
     /// Compares the kernel with what it is to hold, repairs it and says what was repaired.
     fn audit(&self) -> impl Future<Output = Result<Vec<String>, Refusal>> + Send;
 
+    /// Waits until somebody else has changed what an audit would repair. Nothing is lost when the wait is broken off.
+    fn disturbed(&self) -> impl Future<Output = ()> + Send;
+
     /// Connections to the address that are open.
     fn open_connections(&self, address: IpAddr) -> impl Future<Output = Result<usize, Refusal>> + Send;
 

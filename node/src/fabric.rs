@@ -14,6 +14,7 @@ use carrack_net::dataplane::{DataPlane, DataPlaneConfig};
 use carrack_net::listen::listening_ports_of;
 use carrack_net::model::DNS_ADDRESS;
 use carrack_net::reserve::ReserveError;
+use carrack_net::watch::Watch;
 use carrack_net::{Config, EndpointKey, Ipv4Net, NetError, Netns, PortKey};
 use carrack_runtime::error::chain;
 use tokio::task::spawn_blocking;
@@ -25,6 +26,9 @@ use crate::tables::NodeTables;
 /// How long work that still uses the network may take to end before it is removed, and how often that is looked at.
 const RELEASE_MAX: Duration = Duration::from_secs(10);
 const RELEASE_POLL: Duration = Duration::from_millis(5);
+
+/// How long to wait before changes by others are watched again after that failed.
+const WATCH_AGAIN: Duration = Duration::from_secs(30);
 
 /// The network of this host. Clones are the same.
 #[derive(Debug, Clone)]
@@ -41,6 +45,9 @@ struct Shared {
     names: Arc<tokio::sync::Mutex<Option<DataPlane>>>,
     /// What the data plane was given last.
     published: Mutex<Option<Arc<NodeTables>>>,
+    /// What others do to us, as it was said last.
+    warned: Mutex<Vec<String>>,
+    watch: tokio::sync::Mutex<Option<Watch>>,
 }
 
 impl Fabric {
@@ -56,6 +63,8 @@ impl Fabric {
             namespaces: Mutex::default(),
             names: Arc::default(),
             published: Mutex::default(),
+            warned: Mutex::default(),
+            watch: tokio::sync::Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -116,6 +125,14 @@ impl Fabric {
                 Netns::create().map_err(failed)
             }
         }
+    }
+
+    async fn wait_for_change(&self, watch: &mut Option<Watch>) -> Result<(), Refusal> {
+        let watch = match watch {
+            Some(watch) => watch,
+            none => none.insert(self.kernel()?.watch().map_err(|error| refuse(&error))?),
+        };
+        watch.changed().await.map(drop).map_err(|error| refuse(&error))
     }
 
     /// Publishes in a task of its own that holds the lock from before it begins: broken off in the middle, it would leave a
@@ -208,7 +225,28 @@ impl Network for Fabric {
 
     async fn audit(&self) -> Result<Vec<String>, Refusal> {
         let report = self.with_kernel(|_, kernel| kernel.audit()).await?;
-        Ok(report.steps.into_iter().map(|step| step.reason).collect())
+        let mut warned = lock(&self.shared.warned);
+        if *warned != report.warnings {
+            for warning in &report.warnings {
+                tracing::warn!(warning, "network");
+            }
+            *warned = report.warnings;
+        }
+        Ok(report.steps.iter().map(ToString::to_string).collect())
+    }
+
+    async fn disturbed(&self) {
+        let mut watch = self.shared.watch.lock().await;
+        loop {
+            match self.wait_for_change(&mut watch).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(%error, "changes by others are not noticed at once");
+                    *watch = None;
+                    tokio::time::sleep(WATCH_AGAIN).await;
+                }
+            }
+        }
     }
 
     async fn open_connections(&self, address: IpAddr) -> Result<usize, Refusal> {

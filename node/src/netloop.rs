@@ -1,4 +1,5 @@
-//! Keeps the kernel and DNS at the newest tables: one writer, newest wins, failures are tried again, an audit in between.
+//! Keeps the kernel and DNS at the newest tables: one writer, newest wins, failures are tried again. In between audits, at
+//! intervals and whenever somebody else (a firewall that is reloaded) has changed the kernel.
 //!
 //! Also forgets the flows that lead to endpoints that left. Owns no tables: it is handed whole values.
 
@@ -14,8 +15,13 @@ use crate::engine::{Network, Refusal};
 use crate::tables::NodeTables;
 use crate::worker::Event;
 
-/// Time between two audits of the kernel.
+/// Time between two audits of the kernel, and after one that failed.
 const AUDIT: Duration = Duration::from_secs(30);
+const AUDIT_AGAIN: Duration = Duration::from_secs(1);
+/// Shortest time between audits that others' changes cause, and its least multiple of an audit's own duration: a firewall that
+/// changes all the time costs a tenth of a CPU at most.
+const CALM: Duration = Duration::from_millis(100);
+const CALM_FACTOR: u32 = 10;
 /// First and longest delay before a failed write is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Datagram flows to an endpoint that left the tables are forgotten after this time.
@@ -34,7 +40,7 @@ pub(crate) async fn program_all<N: Network>(
 ) {
     let mut held: Option<Version> = None;
     let mut retry = RETRY.0;
-    let mut audit_at = Instant::now() + AUDIT;
+    let mut audits = Audits::new();
     loop {
         let newest = tables.borrow_and_update().clone();
         let Some((version, wanted)) = newest else {
@@ -70,28 +76,77 @@ pub(crate) async fn program_all<N: Network>(
                 continue;
             }
         };
-        let again_at = if unmet { audit_at.min(Instant::now() + CONFLICT_RETRY) } else { audit_at };
-        tokio::select! {
-            changed = tables.changed() => if changed.is_err() { return },
-            () = sleep_until(again_at) => {
-                if Instant::now() >= audit_at {
-                    audit_at = Instant::now() + AUDIT;
-                    report_audit(network.audit().await);
-                }
-            }
+        let again = unmet.then(|| Instant::now() + CONFLICT_RETRY);
+        if !audits.run(&*network, &mut tables, again).await {
+            return;
         }
     }
 }
 
-fn report_audit(result: Result<Vec<String>, Refusal>) {
+/// When the kernel is compared with what it is to hold: at intervals, and soon after somebody else changed something.
+struct Audits {
+    due: Instant,
+    /// No audit that others cause comes before this.
+    calm: Instant,
+    disturbed: bool,
+}
+
+impl Audits {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { due: now + AUDIT, calm: now, disturbed: false }
+    }
+
+    /// Audits until the tables are to be written: new ones, or the same again. `false`: there will be no more.
+    async fn run<N: Network>(
+        &mut self,
+        network: &N,
+        tables: &mut watch::Receiver<Option<Version>>,
+        again: Option<Instant>,
+    ) -> bool {
+        loop {
+            let wake = again.map_or(self.due, |again| again.min(self.due));
+            tokio::select! {
+                changed = tables.changed() => return changed.is_ok(),
+                () = network.disturbed(), if !self.disturbed => {
+                    self.disturbed = true;
+                    self.due = self.due.min(self.calm);
+                }
+                () = sleep_until(wake) => {
+                    let caused = self.disturbed;
+                    if Instant::now() >= self.due {
+                        self.audit(network).await;
+                    }
+                    if !caused {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn audit<N: Network>(&mut self, network: &N) {
+        // What is changed from now on causes the next one.
+        self.disturbed = false;
+        let began = Instant::now();
+        let well = report_audit(network.audit().await);
+        let now = Instant::now();
+        self.calm = now + CALM.max((now - began) * CALM_FACTOR);
+        self.due = now + if well { AUDIT } else { AUDIT_AGAIN };
+    }
+}
+
+fn report_audit(result: Result<Vec<String>, Refusal>) -> bool {
+    let well = result.is_ok();
     match result {
         Ok(repairs) => {
             for repair in repairs {
                 tracing::warn!(repair, "the audit found the kernel changed by others and repaired it");
             }
         }
-        Err(error) => tracing::error!(%error, "the network cannot be audited"),
+        Err(error) => tracing::error!(%error, "the network cannot be audited; trying again"),
     }
+    well
 }
 
 /// Addresses behind VIPs and published ports.

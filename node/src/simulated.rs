@@ -299,6 +299,10 @@ impl Network for Host {
         Ok(Vec::new())
     }
 
+    async fn disturbed(&self) {
+        std::future::pending().await
+    }
+
     async fn open_connections(&self, address: IpAddr) -> Result<usize, Refusal> {
         Ok(self.state().connections.get(&address).copied().unwrap_or(0))
     }

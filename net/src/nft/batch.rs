@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::error::NetError;
 use crate::nft::expr::{Exprs, Verdict, value};
+use crate::nft::foreign::{ForeignRule, Place};
 use crate::nft::sets::{DataShape, Datum, Elements, Key, SetId, concatenated, describe_key};
 use crate::nft::skeleton::{Chain, Layout, Rule, TABLE, chains, port_chain, service_chain};
 use crate::socket::{Request, Socket};
@@ -32,6 +33,7 @@ const DEL_ELEMENTS: u16 = 14;
 pub(crate) const GET_GENERATION: u16 = 16;
 
 pub(crate) const FAMILY_UNSPEC: u8 = 0;
+pub(crate) const FAMILY_INET: u8 = 1;
 pub(crate) const FAMILY_IP: u8 = 2;
 
 const SET_FLAG_MAP: u32 = 0x8;
@@ -135,18 +137,15 @@ impl Batch {
         }
     }
 
-    /// Puts a rule at the head of somebody else's chain.
-    pub(crate) fn insert_foreign_rule(
-        &mut self,
-        family: u8,
-        table: &str,
-        chain: &str,
-        exprs: &Exprs,
-        tag: &str,
-    ) {
-        let attrs = Attrs::new().text(1, table).text(2, chain).nest(4, exprs.attrs().clone());
-        let action = format!("accept container traffic in chain {chain} of table {table}");
-        self.push(action, NEW_RULE, NLM_F_CREATE, family, &attrs.bytes(7, &comment(tag)));
+    /// Puts a rule into somebody else's chain.
+    pub(crate) fn insert_foreign_rule(&mut self, rule: &ForeignRule, place: Place, exprs: &Exprs, tag: &str) {
+        let attrs = Attrs::new().text(1, &rule.table).text(2, &rule.chain).nest(4, exprs.attrs().clone());
+        let (attrs, flags) = match place {
+            Place::Before(handle) => (attrs.be64(6, handle), NLM_F_CREATE),
+            Place::End => (attrs, NLM_F_CREATE | NLM_F_APPEND),
+        };
+        let action = format!("accept {rule}");
+        self.push(action, NEW_RULE, flags, rule.family, &attrs.bytes(7, &comment(tag)));
     }
 
     pub(crate) fn delete_foreign_rule(&mut self, family: u8, table: &str, chain: &str, handle: u64) {

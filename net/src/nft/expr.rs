@@ -281,6 +281,15 @@ pub(crate) fn destination_is_local() -> Exprs {
     expr("fib", attrs).then(compare(0, true, &LOCAL.to_ne_bytes()))
 }
 
+/// The rule goes on if an answer to the source would not leave by the link that the packet came by.
+pub(crate) fn not_the_way_back() -> Exprs {
+    const RESULT_LINK: u32 = 1;
+    const FLAG_SOURCE: u32 = 1;
+    const FLAG_INPUT: u32 = 8;
+    let attrs = Attrs::new().be32(1, register(0)).be32(2, RESULT_LINK).be32(3, FLAG_SOURCE | FLAG_INPUT);
+    expr("fib", attrs).then(compare(0, true, &[0; 4]))
+}
+
 /// Counts packets.
 pub(crate) fn counter() -> Exprs {
     expr("counter", Attrs::new())

@@ -1,23 +1,22 @@
 //! Chains of others that drop what we forward (Docker, ufw, firewalld).
 //!
 //! An accept in our table does not override a drop in another, so each such chain gets commented accept rules for our
-//! links at its head. Owns: finding these chains and our rules in them, the form of the rules (such that
-//! `iptables-nft` can still read its tables). Owns not: deciding ([`crate::plan`]).
+//! links: right before the rule that refuses everything, or at the end of a chain whose policy drops. What stands
+//! before that (an administrator's narrower drops) stays in force. Owns: finding these chains and our rules in them, the
+//! form of the rules (such that `iptables-nft` can still read its tables). Owns not: deciding ([`crate::plan`]), what a
+//! chain does to a packet ([`crate::nft::walk`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::error::NetError;
 use crate::model::{DNS_ADDRESS, LINK_PREFIX};
-use crate::nft::batch::{FAMILY_IP, FAMILY_UNSPEC, GET_CHAIN, GET_RULE, comment_text, kind, owner_tag};
-use crate::nft::dump::body;
+use crate::nft::batch::{FAMILY_INET, owner_tag};
 use crate::nft::expr::{Exprs, LinkName, Verdict, counter, destination, is_address, link, verdict};
+use crate::nft::others::{Base, OtherRule, OtherTable, tables};
 use crate::nft::skeleton::{HOOK_FORWARD, HOOK_INPUT, TABLE};
+use crate::nft::walk::{Fate, Packet, fate};
 use crate::socket::Socket;
-use crate::wire::{Attr, Attrs, Message, find, nfgen};
-
-const FAMILY_INET: u8 = 1;
-const POLICY_DROP: u32 = 0;
 
 /// Where an accept rule of ours is needed or found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,57 +42,124 @@ pub enum Accepts {
     Dns,
 }
 
+impl Accepts {
+    pub(crate) const ALL: [Self; 3] = [Self::FromContainers, Self::ToContainers, Self::Dns];
+
+    /// The hook at which it may be dropped.
+    pub(crate) fn hook(self) -> u32 {
+        match self {
+            Self::FromContainers | Self::ToContainers => HOOK_FORWARD,
+            Self::Dns => HOOK_INPUT,
+        }
+    }
+
+    pub(crate) fn packet(self) -> Packet {
+        match self {
+            Self::FromContainers => Packet::FromContainer,
+            Self::ToContainers => Packet::ToContainer,
+            Self::Dns => Packet::Dns,
+        }
+    }
+}
+
+impl fmt::Display for Accepts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FromContainers => "traffic from containers",
+            Self::ToContainers => "traffic to containers",
+            Self::Dns => "DNS queries of containers",
+        })
+    }
+}
+
 impl fmt::Display for ForeignRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = if self.family == FAMILY_INET { "inet" } else { "ip" };
-        let what = match self.accepts {
-            Accepts::FromContainers => "traffic from containers",
-            Accepts::ToContainers => "traffic to containers",
-            Accepts::Dns => "DNS queries of containers",
-        };
-        write!(f, "{what} in chain {family} {} {}", self.table, self.chain)
+        write!(f, "{} in chain {} {} {}", self.accepts, family_name(self.family), self.table, self.chain)
     }
+}
+
+/// `inet` or `ip`.
+pub(crate) fn family_name(family: u8) -> &'static str {
+    if family == FAMILY_INET { "inet" } else { "ip" }
+}
+
+/// Where a rule goes in its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Before the rule with this handle, which refuses everything.
+    Before(u64),
+    /// At the end: the policy drops.
+    End,
 }
 
 /// What the foreign chains need and hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Foreign {
-    /// Rules that the chains which drop need.
-    pub needed: BTreeSet<ForeignRule>,
+    /// Rules that the chains which drop need, and where.
+    pub needed: BTreeMap<ForeignRule, Place>,
     /// Our rules that are there, with their handles. The same rule may be there twice.
     pub present: BTreeSet<(ForeignRule, u64)>,
+    /// Our rules that no packet reaches: a rule before them refuses everything.
+    pub unreached: BTreeSet<(ForeignRule, u64)>,
 }
 
 /// Looks through all base chains of others at the forward and input hooks.
 pub(crate) fn foreign(socket: &mut Socket, instance: &str) -> Result<Foreign, NetError> {
+    Ok(judge(&tables(socket, &[HOOK_FORWARD, HOOK_INPUT])?, instance))
+}
+
+fn judge(tables: &[OtherTable], instance: &str) -> Foreign {
     let mut found = Foreign::default();
-    let chains =
-        socket.dump("dump the chains of all tables", kind(GET_CHAIN), &nfgen(FAMILY_UNSPEC, 0, &[]))?;
-    for chain in &chains {
-        let family = chain.payload.first().copied().unwrap_or_default();
-        let name = |attr| find(body(chain), attr).map(Attr::text).unwrap_or_default();
-        let hook = find(body(chain), 4).and_then(|hook| hook.find(1)).and_then(Attr::be32);
-        let accepts: &[Accepts] = match hook {
-            Some(HOOK_FORWARD) => &[Accepts::FromContainers, Accepts::ToContainers],
-            Some(HOOK_INPUT) => &[Accepts::Dns],
-            _ => continue,
-        };
-        let (table, chain_name) = (name(1), name(3));
-        if !matches!(family, FAMILY_IP | FAMILY_INET) || (family == FAMILY_IP && table == TABLE) {
-            continue;
-        }
-        let rules = rules_of(socket, family, &table, &chain_name)?;
-        let rule = |accepts| ForeignRule { family, table: table.clone(), chain: chain_name.clone(), accepts };
-        let policy = find(body(chain), 5).and_then(Attr::be32);
-        let ends_badly = rules.last().is_some_and(refuses_everything);
-        if policy == Some(POLICY_DROP) || ends_badly {
-            found.needed.extend(accepts.iter().copied().map(rule));
-        }
-        for (accepts, handle) in rules.iter().filter_map(|rule| our_rule(rule, instance)) {
-            found.present.insert((rule(accepts), handle));
+    for table in tables {
+        for (name, chain) in &table.chains {
+            let Some(base) = chain.base else { continue };
+            for accepts in Accepts::ALL.into_iter().filter(|accepts| accepts.hook() == base.hook) {
+                let rule = ForeignRule {
+                    family: table.family,
+                    table: table.name.clone(),
+                    chain: name.clone(),
+                    accepts,
+                };
+                judge_chain(table, base, rule, instance, &mut found);
+            }
         }
     }
-    Ok(found)
+    found
+}
+
+fn judge_chain(table: &OtherTable, base: Base, wanted: ForeignRule, instance: &str, found: &mut Foreign) {
+    let Some(chain) = table.chains.get(&wanted.chain) else { return };
+    if table.owner.is_some() {
+        // It takes rules from nobody but its owner.
+        return;
+    }
+    let fate = fate(table, &wanted.chain, base, wanted.accepts.packet(), &is_accept_of_ours);
+    let refuses_at = match &fate {
+        Fate::Refused { top, .. } => Some(*top),
+        Fate::Accepted | Fate::Passed | Fate::Policy => None,
+    };
+    let place = match (refuses_at.and_then(|place| chain.rules.get(place)), &fate) {
+        (Some(rule), _) => Some(Place::Before(rule.handle)),
+        (None, Fate::Policy) => Some(Place::End),
+        (None, _) => None,
+    };
+    found.needed.extend(place.map(|place| (wanted.clone(), place)));
+    let tag = tag(instance, wanted.accepts);
+    for (place, rule) in chain.rules.iter().enumerate() {
+        if rule.comment.as_deref() == Some(&tag) {
+            let reached = refuses_at.is_none_or(|refuses_at| place < refuses_at);
+            let list = if reached { &mut found.present } else { &mut found.unreached };
+            list.insert((wanted.clone(), rule.handle));
+        }
+    }
+}
+
+/// Whether a rule is an accept of an installation of Carrack, this or another.
+pub(crate) fn is_accept_of_ours(rule: &OtherRule) -> bool {
+    let prefix = format!("{TABLE} ");
+    let comment = rule.comment.as_deref().and_then(|comment| comment.strip_prefix(&prefix));
+    let ends = |comment: &str| Accepts::ALL.iter().any(|accepts| comment.ends_with(suffix(*accepts)));
+    comment.is_some_and(ends)
 }
 
 /// The expressions of a rule of ours, as `iptables-nft` would write them.
@@ -109,41 +175,13 @@ pub(crate) fn exprs(accepts: Accepts) -> Exprs {
 
 /// The comment of a rule of ours.
 pub(crate) fn tag(instance: &str, accepts: Accepts) -> String {
-    let what = match accepts {
-        Accepts::FromContainers => "from",
-        Accepts::ToContainers => "to",
-        Accepts::Dns => "dns",
-    };
-    format!("{} {what}", owner_tag(instance))
+    format!("{}{}", owner_tag(instance), suffix(accepts))
 }
 
-fn our_rule(rule: &Message, instance: &str) -> Option<(Accepts, u64)> {
-    let comment = comment_text(find(body(rule), 7)?.value)?;
-    let accepts = [Accepts::FromContainers, Accepts::ToContainers, Accepts::Dns]
-        .into_iter()
-        .find(|accepts| comment == tag(instance, *accepts))?;
-    Some((accepts, find(body(rule), 3)?.be64()?))
-}
-
-fn rules_of(socket: &mut Socket, family: u8, table: &str, chain: &str) -> Result<Vec<Message>, NetError> {
-    let filter = Attrs::new().text(1, table).text(2, chain);
-    let action = format!("dump the rules of chain {chain} of table {table}");
-    socket.dump(&action, kind(GET_RULE), &nfgen(family, 0, filter.as_slice()))
-}
-
-/// Whether a rule is nothing but (a counter and) a drop or reject: what firewalld ends its chains with.
-fn refuses_everything(rule: &Message) -> bool {
-    const DROP: u32 = 0;
-    let Some(list) = find(body(rule), 4) else { return false };
-    let mut refuses = false;
-    for expr in list.nested() {
-        let verdict = || expr.find(2)?.find(2)?.find(2)?.find(1)?.be32();
-        match expr.find(1).map(Attr::text).as_deref() {
-            Some("counter" | "log") => {}
-            Some("reject") => refuses = true,
-            Some("immediate") if verdict() == Some(DROP) => refuses = true,
-            _ => return false,
-        }
+fn suffix(accepts: Accepts) -> &'static str {
+    match accepts {
+        Accepts::FromContainers => " from",
+        Accepts::ToContainers => " to",
+        Accepts::Dns => " dns",
     }
-    refuses
 }

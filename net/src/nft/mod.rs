@@ -5,11 +5,17 @@
 //! - `expr`: expressions as bytes;
 //! - `batch`: changes, atomic;
 //! - `dump`: what the kernel holds;
-//! - `foreign`: forward and input chains of others that drop.
+//! - `others`: tables of others as values;
+//! - `walk`: what their chains do to our packets;
+//! - `foreign`: the accepts that those which drop need, and hold;
+//! - [`obstacles`]: what no accept of ours helps against.
 
 pub(crate) mod batch;
 pub(crate) mod dump;
 pub(crate) mod expr;
 pub(crate) mod foreign;
+pub mod obstacles;
+pub(crate) mod others;
 pub mod sets;
 pub(crate) mod skeleton;
+pub(crate) mod walk;

@@ -23,8 +23,8 @@ use crate::nft::expr::{
     ADMIN_PROHIBITED, Exprs, HOST_UNREACHABLE, LinkName, PORT_UNREACHABLE, STATE_ESTABLISHED_OR_RELATED,
     STATE_NEW, Verdict, and, compare, connection_state, destination, destination_is_local, destination_port,
     dnat, from_map, immediate, in_net, in_set, is_address, is_dnat, is_protocol, link, masquerade,
-    original_destination, protocol, random, reject, reset, snat, source, source_and_destination, verdict,
-    verdict_map,
+    not_the_way_back, original_destination, protocol, random, reject, reset, snat, source,
+    source_and_destination, verdict, verdict_map,
 };
 use crate::nft::sets::{SetId, SizeClass};
 
@@ -193,6 +193,10 @@ fn raw(layout: Layout) -> Vec<Rule> {
                 .then(source(0))
                 .then(in_net(true, loopback_net()))
                 .then(verdict(Verdict::Drop)),
+        ),
+        rule(
+            "containers speak only as themselves",
+            from_containers(true).then(not_the_way_back()).then(verdict(Verdict::Drop)),
         ),
         rule(
             "nobody outside speaks as the cluster",
