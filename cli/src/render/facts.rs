@@ -34,7 +34,8 @@ pub(crate) fn render(facts: &[Fact], width: Option<usize>, colour: bool) -> Stri
         out.push_str(&format!("  {word}  {name:<longest$}  "));
         fold(&mut out, &fact.found, INDENT + longest + 2, width);
         for (label, text) in [("cost: ", &fact.cost), ("help: ", &fact.hint)] {
-            if !text.is_empty() {
+            // That root could try it is said once, at the end.
+            if !text.is_empty() && fact.verdict != Verdict::Untried {
                 out.push_str(&" ".repeat(INDENT));
                 out.push_str(&paint(label, Style::Dim, colour));
                 fold(&mut out, text, INDENT + label.len(), width);

@@ -165,7 +165,7 @@ fn name(controller: &Controller, mode: &CgroupMode) -> &'static str {
 fn arrangement(seen: &Seen, mode: &CgroupMode) -> Fact {
     let name = "cgroups";
     let where_to = match (mode, seen.systemd) {
-        (CgroupMode::V2, true) => "containers live in carrack.slice, not below the daemon",
+        (CgroupMode::V2, true) => "containers live in /carrack.slice/carrack-tasks.service",
         _ => "containers live in /carrack-NODE",
     };
     let under = if seen.systemd { "under systemd" } else { "without systemd" };
