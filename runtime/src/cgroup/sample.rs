@@ -1,4 +1,4 @@
-//! Figures of one run's cgroup by `pread` on kept descriptors: fifteen to thirty microseconds per sample.
+//! Figures of one run's cgroup by `pread` on kept descriptors: about fifteen microseconds per sample.
 //!
 //! The same figures on v1 and v2, but pressure, which v1 does not have.
 
