@@ -246,9 +246,9 @@ fn device_filter(seen: &Seen) -> Fact {
             Fact::untried(AREA, name).hint("sudo carrack doctor")
         }
         Err(error) => {
-            let cost = "containers cannot be kept from the host's devices rule by rule";
+            let cost = "no container is started: nothing would keep it from the host's devices";
             let hint = "allow bpf(2): a kernel with CONFIG_CGROUP_BPF, no lockdown=confidentiality";
-            Fact::note(AREA, name, error, cost).hint(hint)
+            Fact::missing(AREA, name, error, cost).hint(hint)
         }
     }
 }
