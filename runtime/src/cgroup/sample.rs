@@ -1,4 +1,4 @@
-//! Figures of one run's cgroup by `pread` on kept descriptors: about fifteen microseconds per sample.
+//! Figures of one run's cgroup by `pread` on kept descriptors: about fifteen microseconds per sample on v1.
 //!
 //! The same figures on v1 and v2, but pressure, which v1 does not have.
 
