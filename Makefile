@@ -14,9 +14,12 @@ IMAGES := $(TARGET_DIR)/images
 PACKAGES := ca-certificates gcc libc6-dev libc-bin iproute2 nftables procps util-linux bsdutils openssl curl jq umoci skopeo \
     docker-registry busybox-static nginx-light redis-server
 
-export CARRACK IMAGES
+# What boots a virtual machine, and what makes its image.
+VM_PACKAGES := qemu-system-x86 mmdebstrap busybox-static cpio e2fsprogs zstd xz-utils
 
-.PHONY: help setup build man deb images demo demo-down test test-all fuzz bench fmt lint clean
+export CARRACK IMAGES TARGET
+
+.PHONY: help setup build man deb images demo demo-down test test-all test-vm fuzz bench fmt lint clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,8 +27,11 @@ help: ## list the commands
 setup: ## install the Debian packages that building, testing and the demo need
 	@integration/setup.sh $(PACKAGES)
 
+# How cargo is told the flags of the static binary alone, not of what runs while building.
+FLAGS_OF_TARGET := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="$(STATIC)"
+
 build: setup ## the static release binary
-	@CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="$(STATIC)" \
+	@$(FLAGS_OF_TARGET) \
 	    cargo build --release --locked --target $(TARGET) -p carrack -p carrack-integration
 
 man: build ## manual pages of all verbs, in $(TARGET_DIR)/man
@@ -55,6 +61,10 @@ test: lint build images ## every test but the long ones; needs root
 
 test-all: test ## what CI runs: those, then the long forms of some
 	@integration/test.sh --long
+
+test-vm: build images ## what depends on a kernel, in VMs on pure cgroup v2 (KERNEL=6.12: another kernel; FULL=1: all of it)
+	@integration/setup.sh $(VM_PACKAGES)
+	@$(FLAGS_OF_TARGET) integration/vm/all.sh
 
 fuzz: ## fuzz what reads images and registries (FUZZ_SECONDS=40 for each target)
 	@integration/setup.sh g++
