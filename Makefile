@@ -11,7 +11,7 @@ CARRACK := $(TARGET_DIR)/$(TARGET)/release/carrack
 IMAGES := $(TARGET_DIR)/images
 
 # What the build links with, what tests look at the kernel with, and what images are made of.
-PACKAGES := ca-certificates gcc libc6-dev libc-bin iproute2 nftables procps util-linux bsdutils openssl curl jq umoci skopeo \
+PACKAGES := ca-certificates gcc libc6-dev libc-bin iproute2 iptables nftables procps util-linux bsdutils openssl curl jq umoci skopeo \
     docker-registry busybox-static nginx-light redis-server
 
 # What boots a virtual machine, and what makes its image.
