@@ -508,7 +508,8 @@ impl Runtime {
         archive::start(&self.template.exe(), init, cgroups, &id.to_string(), what)
     }
 
-    /// The write end of the container's stdin, or its terminal (its output is in the log).
+    /// The write end of the container's stdin, or its terminal (its output is in the log). [`RuntimeError::NoStdin`] when it
+    /// has none, or none any more.
     pub fn attach_stdin(&self, id: &RunId) -> Result<OwnedFd, RuntimeError> {
         let record = self.record(id)?;
         let fd = record.stdin_fd.ok_or_else(|| RuntimeError::NoStdin(id.clone()))?;
@@ -521,8 +522,13 @@ impl Runtime {
         let fail = |source| RuntimeError::Process { what: "take a descriptor of", pid, source };
         let pidfd =
             record.supervisor.open().map_err(fail)?.ok_or_else(|| RuntimeError::NotRunning(id.clone()))?;
-        rustix::process::pidfd_getfd(&pidfd, fd, rustix::process::PidfdGetfdFlags::empty())
-            .map_err(|error| fail(error.into()))
+        match rustix::process::pidfd_getfd(&pidfd, fd, rustix::process::PidfdGetfdFlags::empty()) {
+            Ok(taken) => Ok(taken),
+            // Closed before: by who asked for that, by the container, or because the supervisor is ending right now.
+            Err(rustix::io::Errno::BADF) => Err(RuntimeError::NoStdin(id.clone())),
+            Err(rustix::io::Errno::SRCH) => Err(RuntimeError::NotRunning(id.clone())),
+            Err(error) => Err(fail(error.into())),
+        }
     }
 
     /// Closes the container's stdin, for everybody who attached, once they have let their ends go. A terminal's input ends by

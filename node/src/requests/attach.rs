@@ -127,11 +127,12 @@ impl Desk {
             let runtime = this.runtime();
             let streams = runtime.streams(&id)?;
             let ended = runtime.wait_fd(&id)?;
-            let input = if request.stdin && streams.stdin { Some(runtime.attach_stdin(&id)?) } else { None };
+            let input =
+                if request.stdin && streams.stdin { present(runtime.attach_stdin(&id))? } else { None };
             // Before the asker is told that it is attached: what is written from then on is surely seen.
             let reader = open_log(this, &id, true, request.replay)?;
             if let Some(size) = request.tty.filter(|_| streams.tty) {
-                redraw(this, &id, size)?;
+                present(redraw(this, &id, size))?;
             }
             Ok(Joined { id, streams, reader, ended, input })
         });
@@ -243,6 +244,14 @@ fn open_log(
     let tail = if replay { None } else { Some(0) };
     let query = LogQuery { follow, tail, run: Some(id.run), raw: true, ..LogQuery::default() };
     containers.runtime().logs(&id.task, query)
+}
+
+/// `None` for a stdin or terminal that is closed: a run that is ending closes them first, and its output and end are still told.
+fn present<T>(taken: Result<T, RuntimeError>) -> Result<Option<T>, RuntimeError> {
+    match taken {
+        Err(RuntimeError::NoStdin(_)) => Ok(None),
+        taken => taken.map(Some),
+    }
 }
 
 /// Gives a terminal its size, by way of another one: a program that is told draws everything anew.

@@ -12,6 +12,7 @@ crate::trials!(
     a_terminal_can_be_written_and_resized,
     open_stdin_reaches_the_program,
     a_closed_stdin_leads_nowhere_else,
+    the_stdin_of_a_run_that_is_ending_is_closed_and_no_fault,
     many_start_at_once,
 );
 
@@ -131,6 +132,27 @@ fn a_closed_stdin_leads_nowhere_else() {
     assert_eq!(lines.last().unwrap(), "end");
     assert!(lines.iter().all(|line| !line.contains("too late")), "it is in the log");
     host.runtime().kill(&request.id).unwrap();
+}
+
+/// A supervisor that is ending still has a pidfd, and no descriptors any more.
+fn the_stdin_of_a_run_that_is_ending_is_closed_and_no_fault() {
+    use carrack_runtime::RuntimeError;
+    let host = Host::new();
+    for number in 0..20 {
+        let mut request = host.shell(&format!("s{number}"), "read line");
+        request.spec.tty = true;
+        request.spec.stdin_open = true;
+        host.runtime().start(&request).unwrap();
+        let terminal = host.runtime().attach_stdin(&request.id).unwrap();
+        std::io::Write::write_all(&mut std::fs::File::from(terminal), b"\n").unwrap();
+        loop {
+            match host.runtime().attach_stdin(&request.id) {
+                Ok(_) | Err(RuntimeError::NoStdin(_)) => {}
+                Err(RuntimeError::NotRunning(_)) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
 }
 
 fn many_start_at_once() {
