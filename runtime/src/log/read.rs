@@ -258,6 +258,10 @@ impl LogReader {
             self.partial.insert(stream, LogLine { run, stream, time_ns, text: payload.to_vec() });
             return self.end_line(stream);
         }
+        if stream == LogStream::Supervisor {
+            // It stands where output was lost: the line before it has no rest.
+            self.flush_partial();
+        }
         for part in payload.split_inclusive(|byte| *byte == b'\n') {
             let line = self.partial.entry(stream).or_insert_with(|| LogLine {
                 run,

@@ -198,6 +198,19 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_not_joined_over_lost_output() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = writer(dir.path(), 1, 1000, 5000);
+        put(&mut log, "whole\nhalf");
+        log.dropped = 2;
+        put(&mut log, "next\n");
+        let lost = "2 frames of output lost: the log could not be written";
+        assert_eq!(lines(dir.path(), LogQuery::default()), ["whole", "half", lost, "next"]);
+        let stdout = LogQuery { stream: Some(crate::log::LogStream::Stdout), ..Default::default() };
+        assert_eq!(lines(dir.path(), stdout), ["whole", "half", "next"]);
+    }
+
+    #[test]
     fn a_torn_last_frame_is_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = writer(dir.path(), 1, 1000, 5000);
