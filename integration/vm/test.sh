@@ -19,7 +19,7 @@ stage=$target/vm-stage
 # Optimised and static as the product: an emulated machine runs what is not optimised several times slower. Most of it is what
 # `make build` has built.
 built=$target/vm-tests
-cargo test --no-run --release --locked --target "$TARGET" -p carrack -p carrack-integration -p carrack-runtime -p carrack-net \
+cargo test --no-run --release --locked --target "$TARGET" -p carrack-integration -p carrack-runtime -p carrack-net \
     -p carrack-node --test '*' --message-format=json 2>"$target/vm-build.log" |
     jq -r 'select(.reason == "compiler-artifact" and .profile.test and .target.kind == ["test"] and .executable)
         | "\(.manifest_path | split("/")[-2])/\(.target.name) \(.executable)"' >"$built" ||
