@@ -18,7 +18,7 @@ use crate::network::host_routes;
 use crate::nft::batch::Batch;
 use crate::nft::dump::{TableState, table_state};
 use crate::nft::foreign::foreign;
-use crate::nft::obstacles::{Obstacle, obstacles};
+use crate::nft::obstacles::{Obstacle, beside};
 use crate::nft::sets::Elements;
 use crate::nft::skeleton::Layout;
 use crate::ns::Netns;
@@ -197,7 +197,7 @@ fn ranges() -> Fact {
     }
 }
 
-/// Chains of others: those that we add accepts to, and what we do not get past.
+/// Chains of others: whose they are, those that we add accepts to, and what we do not get past.
 fn firewalls() -> Vec<Fact> {
     let name = "other firewalls";
     let cost = "they may drop container traffic";
@@ -205,18 +205,24 @@ fn firewalls() -> Vec<Fact> {
         return vec![Fact::untried(AREA, name).hint("sudo carrack doctor")];
     }
     let looked = Socket::open(Family::Netfilter)
-        .and_then(|mut nft| Ok((foreign(&mut nft, "doctor")?, obstacles(&mut nft)?)));
-    let (found, obstacles) = match looked {
+        .and_then(|mut nft| Ok((foreign(&mut nft, "doctor")?, beside(&mut nft)?)));
+    let (found, beside) = match looked {
         Ok(looked) => looked,
         Err(error) => return vec![note(name, with_sources(&error), cost)],
     };
-    let mut facts: Vec<Fact> = obstacles.into_iter().map(blocked).collect();
+    let mut facts: Vec<Fact> = beside.obstacles.into_iter().map(blocked).collect();
+    let programs = beside.programs.into_iter().collect::<Vec<_>>().join(", ");
+    let of = |rest: String| if programs.is_empty() { rest } else { format!("{programs}; {rest}") };
     if !found.needed.is_empty() {
         let chains: Vec<String> = found.needed.keys().map(ToString::to_string).collect();
-        let detail = format!("the daemon has rules of its own accept {}", chains.join("; "));
-        facts.push(note(name, detail, ""));
+        let detail = of(format!("the daemon has rules of its own accept {}", chains.join("; ")));
+        let cost = "what they close for this host is not closed for published ports";
+        facts.push(
+            note(name, detail, cost)
+                .hint("publish what is not for everybody on one address: 127.0.0.1:8080:80"),
+        );
     } else if facts.is_empty() {
-        facts.push(Fact::ok(AREA, name, "none drops traffic of containers"));
+        facts.push(Fact::ok(AREA, name, of("none drops traffic of containers".to_owned())));
     }
     facts.extend(warnings().into_iter().map(blocked));
     facts

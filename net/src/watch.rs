@@ -1,5 +1,5 @@
 //! Notices when somebody else changes what we hold in the kernel: a firewall that is reloaded, a manager of links that
-//! deletes routes.
+//! deletes routes, a program that switches forwarding off.
 //!
 //! Owns: two sockets in the kernel's notification groups, and telling our own changes from others'. A notification only
 //! wakes an audit, which looks at everything; so lost ones are no loss but count as one. Owns not: when to audit.
@@ -17,14 +17,20 @@ use crate::error::NetError;
 use crate::present::{ADDRESS_LABEL, ROUTE_PROTOCOL};
 use crate::wire::{Message, find, messages};
 
-/// Groups as bits: changes of nftables; IPv4 addresses and routes.
+/// Groups as bits: changes of nftables; IPv4 addresses, routes and settings.
 const NFT_GROUPS: u32 = 1 << 6;
-const ROUTE_GROUPS: u32 = 1 << 4 | 1 << 6;
+const ROUTE_GROUPS: u32 = 1 << 4 | 1 << 6 | 1 << 23;
 
 /// The end of each change of nftables.
 const NEW_GENERATION: u16 = 10 << 8 | 15;
 const DELETED_ADDRESS: u16 = 21;
 const DELETED_ROUTE: u16 = 25;
+const NEW_SETTING: u16 = 80;
+
+/// In a notification of a setting: which link it is of, whether packets are forwarded, and the number for "all links".
+const SETTING_LINK: u16 = 1;
+const SETTING_FORWARDING: u16 = 2;
+const ALL_LINKS: i32 = -1;
 
 /// Room for one notification, in bytes; a longer one is cut, and its first messages tell enough.
 const DATAGRAM_BYTES: usize = 64 << 10;
@@ -47,7 +53,7 @@ pub struct Watch {
 pub enum Change {
     /// Tables, chains, rules or sets: ours or theirs.
     Ruleset,
-    /// A route or an address of ours is gone.
+    /// A route or an address of ours is gone, or forwarding is off.
     Routes,
 }
 
@@ -110,10 +116,17 @@ fn failed(source: io::Error) -> NetError {
 fn concerns_us(message: &Message, ours: [u32; 2]) -> bool {
     // struct ifaddrmsg has 8 bytes; in struct rtmsg the sixth is the protocol.
     let label = || message.payload.get(8..).and_then(|attrs| find(attrs, 3)).map(|label| label.text());
+    // struct netconfmsg has one byte, and is padded.
+    let setting = |attr| {
+        let value = message.payload.get(4..).and_then(|attrs| find(attrs, attr))?.value;
+        Some(i32::from_ne_bytes(value.try_into().ok()?))
+    };
     let about_us = match message.kind {
         NEW_GENERATION => true,
         DELETED_ROUTE => message.payload.get(5) == Some(&ROUTE_PROTOCOL),
         DELETED_ADDRESS => label().as_deref() == Some(ADDRESS_LABEL),
+        // We never switch it off.
+        NEW_SETTING => setting(SETTING_LINK) == Some(ALL_LINKS) && setting(SETTING_FORWARDING) == Some(0),
         _ => false,
     };
     about_us && !ours.contains(&message.port)
@@ -141,5 +154,13 @@ mod tests {
         assert!(told(DELETED_ADDRESS, 9, &address("lo:ck")));
         assert!(!told(DELETED_ADDRESS, 9, &address("lo")));
         assert!(!told(DELETED_ADDRESS, 9, &[]), "cut short");
+        let forwarding = |link: i32, on: i32| {
+            let attrs = Attrs::new().bytes(SETTING_LINK, &link.to_ne_bytes());
+            [&[2, 0, 0, 0], attrs.bytes(SETTING_FORWARDING, &on.to_ne_bytes()).as_slice()].concat()
+        };
+        assert!(told(NEW_SETTING, 0, &forwarding(ALL_LINKS, 0)));
+        assert!(!told(NEW_SETTING, 0, &forwarding(ALL_LINKS, 1)), "as we do it");
+        assert!(!told(NEW_SETTING, 0, &forwarding(7, 0)), "one link");
+        assert!(!told(NEW_SETTING, 0, &[2]), "cut short");
     }
 }

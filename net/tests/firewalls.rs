@@ -143,7 +143,7 @@ impl Served {
 const THEIRS: &str = "nft -s list ruleset | sed '/^table ip carrack/,/^}/d' | sed -E 's/counter packets [0-9]+ bytes [0-9]+/counter/'";
 
 /// A firewall starts beside us, is reloaded, and we leave.
-fn beside(firewall: &str, reload: &str, accepts: usize) {
+fn beside(program: &str, firewall: &str, reload: &str, accepts: usize) {
     let mut served = served();
     served.run(firewall);
     let before = served.run(THEIRS);
@@ -157,6 +157,10 @@ fn beside(firewall: &str, reload: &str, accepts: usize) {
     assert_eq!(now.lines().filter(ours).count(), accepts, "{now}");
     let without: Vec<&str> = now.lines().filter(|line| !ours(line)).collect();
     assert_eq!(without, before.lines().collect::<Vec<_>>());
+    let facts = served.lab.host.run(examine).unwrap();
+    let fact = facts.iter().find(|fact| fact.name == "other firewalls").unwrap();
+    assert_eq!(fact.verdict, Verdict::Note);
+    assert!(fact.found.starts_with(program), "{}", fact.found);
     served.run(reload);
     served.run(firewall);
     let before = served.run(THEIRS);
@@ -173,22 +177,22 @@ const FLUSH_IPTABLES: &str =
 
 #[test]
 fn docker() {
-    beside(DOCKER, FLUSH_IPTABLES, 2);
+    beside("Docker; the daemon", DOCKER, FLUSH_IPTABLES, 2);
 }
 
 #[test]
 fn ufw() {
-    beside(UFW, FLUSH_IPTABLES, 3);
+    beside("ufw; the daemon", UFW, FLUSH_IPTABLES, 3);
 }
 
 #[test]
 fn firewalld() {
-    beside(FIREWALLD, "nft delete table inet firewalld", 3);
+    beside("firewalld; the daemon", FIREWALLD, "nft delete table inet firewalld", 3);
 }
 
 #[test]
 fn a_plain_ruleset() {
-    beside(PLAIN, "nft delete table inet filter", 3);
+    beside("the daemon has", PLAIN, "nft delete table inet filter", 3);
 }
 
 #[test]
@@ -359,6 +363,9 @@ fn changes_by_others_are_told_at_once_and_our_own_are_not() {
                 sh("ip addr del 10.192.7.1/32 dev lo");
                 assert_eq!(wait().await, Change::Routes);
                 network.audit().unwrap();
+                sh("sysctl -qw net.ipv4.ip_forward=0");
+                assert_eq!(wait().await, Change::Routes);
+                assert_eq!(network.audit().unwrap().steps.len(), 1);
                 sh("iptables-nft -P FORWARD DROP");
                 assert_eq!(wait().await, Change::Ruleset);
                 assert_eq!(network.audit().unwrap().steps.len(), 2);

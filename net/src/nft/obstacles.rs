@@ -1,8 +1,9 @@
-//! Rules of others that our traffic does not get past, with the command that helps.
+//! The firewalls beside us: whose they are, and the rules that our traffic does not get past, with the command that helps.
 //!
 //! Owns: which hooks are looked at, and the words. The chains at the forward and input hooks that anybody may change are not
 //! here: the daemon adds its accepts to them ([`crate::nft::foreign`]).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::error::NetError;
@@ -38,6 +39,9 @@ struct Way {
     condition: &'static str,
 }
 
+/// What the names of firewalld's tables begin with.
+const FIREWALLD: &str = "firewalld";
+
 const FROM: &str = "iifname \"ck*\"";
 const TO: &str = "oifname \"ck*\"";
 
@@ -60,10 +64,32 @@ const fn way(
     Way { hook, hook_name, packet, traffic, condition }
 }
 
+/// What is known of the firewalls beside us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beside {
+    /// The programs whose tables they are, as far as their names tell.
+    pub(crate) programs: BTreeSet<&'static str>,
+    pub(crate) obstacles: Vec<Obstacle>,
+}
+
 /// Looks at all tables of others.
-pub(crate) fn obstacles(socket: &mut Socket) -> Result<Vec<Obstacle>, NetError> {
-    let hooks = WAYS.map(|way| way.hook);
-    Ok(tables(socket, &hooks)?.iter().flat_map(in_table).collect())
+pub(crate) fn beside(socket: &mut Socket) -> Result<Beside, NetError> {
+    let tables = tables(socket, &WAYS.map(|way| way.hook))?;
+    Ok(Beside {
+        programs: tables.iter().flat_map(programs).collect(),
+        obstacles: tables.iter().flat_map(in_table).collect(),
+    })
+}
+
+/// Programs that leave chains in a table.
+fn programs(table: &OtherTable) -> impl Iterator<Item = &'static str> {
+    let chain = |prefix: &str| table.chains.keys().any(|name| name.starts_with(prefix));
+    let known = [
+        ("Docker", chain("DOCKER")),
+        ("ufw", chain("ufw-")),
+        ("firewalld", table.name.starts_with(FIREWALLD)),
+    ];
+    known.into_iter().filter_map(|(name, is_there)| is_there.then_some(name))
 }
 
 fn in_table(table: &OtherTable) -> Vec<Obstacle> {
@@ -98,7 +124,7 @@ fn in_chain(table: &OtherTable, name: &str, base: Base, way: &Way) -> Option<Obs
 
 /// What a firewall that writes its tables itself needs instead.
 fn command_for(table: &OtherTable, base: Base, command: String) -> String {
-    let firewalld = table.name.starts_with("firewalld");
+    let firewalld = table.name.starts_with(FIREWALLD);
     match table.owner {
         _ if firewalld && base.hook == HOOK_PREROUTING => "firewall-cmd --panic-off".to_owned(),
         _ if firewalld => format!(
@@ -141,6 +167,19 @@ mod tests {
                  what helps: nft add rule inet fw c iifname \"ck*\" accept"]
         );
         assert!(said(&table("fw", None, base(false), false)).is_empty());
+    }
+
+    #[test]
+    fn programs_are_known_by_what_they_leave() {
+        let with = |name: &str, chains: &[&str]| {
+            let chains = chains.iter().map(|chain| ((*chain).to_owned(), OtherChain::default()));
+            let table =
+                OtherTable { name: name.to_owned(), chains: chains.collect(), ..OtherTable::default() };
+            programs(&table).collect::<Vec<_>>()
+        };
+        assert_eq!(with("filter", &["DOCKER-USER", "FORWARD", "ufw-before-input"]), ["Docker", "ufw"]);
+        assert_eq!(with("firewalld", &["filter_INPUT"]), ["firewalld"]);
+        assert!(with("filter", &["FORWARD", "my-docker"]).is_empty());
     }
 
     #[test]
