@@ -60,26 +60,38 @@ if [ -e "$cache/known-$known" ] && entry=$(cat "$cache/known-$known") && [ -e "$
     echo "$entry"
     exit 0
 fi
-[ -n "$(apt-cache show --no-all-versions linux-image-6.12-cloud-amd64 2>/dev/null)" ] || apt-get update -q >/dev/null
-[ -n "$(sources)" ] || die "apt knows no Debian source on this machine"
-versions=$(resolve)
-[ -n "$versions" ] || die "apt cannot resolve the packages of the image; run: apt-get update"
-for kernel in $KERNELS; do
-    package=$(kernel_package "${kernel#*:}")
-    [ -n "$package" ] || die "apt knows no package ${kernel#*:}"
-    versions+=$'\n'"${kernel%:*} $package $(apt-cache show --no-all-versions "$package" | sed -n 's/^Version: //p')"
-done
-key=$(printf '%s\n' "$versions" | cat - image.sh | sha256sum | cut -c1-16)
-
-entry=$cache/$key
-rm -f "$cache"/known-*
-if [ -e "$entry/complete" ]; then
+# Sets `versions`, what the image would be made of, and `key`, the name of its entry.
+look_up() {
+    [ -n "$(sources)" ] || die "apt knows no Debian source on this machine"
+    versions=$(resolve)
+    [ -n "$versions" ] || die "apt cannot resolve the packages of the image; run: apt-get update"
+    local kernel package
+    for kernel in $KERNELS; do
+        package=$(kernel_package "${kernel#*:}")
+        [ -n "$package" ] || die "apt knows no package ${kernel#*:}"
+        versions+=$'\n'"${kernel%:*} $package $(apt-cache show --no-all-versions "$package" | sed -n 's/^Version: //p')"
+    done
+    key=$(printf '%s\n' "$versions" | cat - image.sh | sha256sum | cut -c1-16)
+    entry=$cache/$key
+}
+# Ends the script where the entry is there.
+found() {
+    [ -e "$entry/complete" ] || return 0
+    rm -f "$cache"/known-*
     echo "$entry" >"$cache/known-$(known)"
     echo "$entry"
     exit 0
-fi
+}
 
+[ -n "$(apt-cache show --no-all-versions linux-image-6.12-cloud-amd64 2>/dev/null)" ] || apt-get update -q >/dev/null
+look_up
+found
+# A mirror has the newest versions only, and what apt knows here may be old.
 [ "$(id -u)" = 0 ] || die "building it needs root"
+apt-get update -q >/dev/null || die "apt-get update failed"
+look_up
+found
+
 started=$SECONDS
 say "building $key (a few minutes, once for these package versions)"
 # What an interrupted build left: the lock says that nobody is at it.
@@ -159,6 +171,7 @@ for old in "$cache"/*/; do
     # A VM holds this lock shared as long as it runs.
     flock -n "$old/in-use" rm -rf "$old" || say "$old stays: a VM runs on it"
 done
+rm -f "$cache"/known-*
 echo "$entry" >"$cache/known-$(known)"
 say "built in $((SECONDS - started)) s, $(du -sh "$entry" | cut -f1)"
 echo "$entry"
