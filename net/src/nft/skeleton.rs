@@ -76,6 +76,7 @@ const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SNAT: i32 = 100;
 
 const TCP: u8 = 6;
+const VIPS: &str = "vips";
 const PORTS: &str = "ports";
 const GONE: &str = "gone";
 const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 0);
@@ -86,6 +87,7 @@ pub(crate) const OUTSIDE: u32 = 0;
 /// All chains; each comes after those it leads to.
 pub(crate) fn chains(layout: Layout) -> Vec<Chain> {
     let mut chains: Vec<Chain> = SizeClass::ALL.into_iter().flat_map(slot_chains).collect();
+    chains.push(Chain { name: VIPS.to_owned(), hook: None, rules: vips() });
     chains.push(Chain { name: PORTS.to_owned(), hook: None, rules: ports() });
     chains.push(Chain { name: GONE.to_owned(), hook: None, rules: gone(layout) });
     let mut base = |name: &str, kind, number, priority, rules| {
@@ -94,7 +96,7 @@ pub(crate) fn chains(layout: Layout) -> Vec<Chain> {
     base("raw", "filter", HOOK_PREROUTING, PRIORITY_RAW, raw(layout));
     base("prerouting", "nat", HOOK_PREROUTING, PRIORITY_DNAT, prerouting(layout));
     base("guard", "filter", HOOK_PREROUTING, PRIORITY_GUARD, guard(layout));
-    base("output", "nat", HOOK_OUTPUT, PRIORITY_DNAT, output());
+    base("output", "nat", HOOK_OUTPUT, PRIORITY_DNAT, output(layout));
     base("output_guard", "filter", HOOK_OUTPUT, PRIORITY_FILTER, output_guard(layout));
     base("input", "filter", HOOK_INPUT, PRIORITY_FILTER, input());
     base("forward", "filter", HOOK_FORWARD, PRIORITY_FILTER, forward(layout));
@@ -146,6 +148,10 @@ fn slot_chains(class: SizeClass) -> [Chain; 3] {
         ),
         chain(port_chain(class, true), rule("published port to an endpoint", port(immediate(0, &[0; 4])))),
     ]
+}
+
+fn vips() -> Vec<Rule> {
+    vec![rule("VIPs by their size class", destination(0).then(verdict_map(&SetId::Services.name(), 0)))]
 }
 
 fn ports() -> Vec<Rule> {
@@ -205,19 +211,25 @@ fn raw(layout: Layout) -> Vec<Rule> {
     ]
 }
 
-fn prerouting(layout: Layout) -> Vec<Rule> {
-    let services = destination(0).then(verdict_map(&SetId::Services.name(), 0));
-    vec![
-        rule("VIPs, for the cluster only", source(0).then(in_net(true, layout.cluster)).then(services)),
-        rule("published ports", destination_is_local().then(verdict(Verdict::Jump(PORTS)))),
-    ]
+/// Jumps to a chain that looks for an endpoint, and does it again for what found none: a batch is one change for each look
+/// at a set, but not for the packet. One that has read the size class of before a change finds no slots of it afterwards.
+/// The second look is at what the change has made.
+fn twice(comment: &'static str, condition: &Exprs, chain: &'static str) -> [Rule; 2] {
+    [(); 2].map(|()| rule(comment, condition.clone().then(verdict(Verdict::Jump(chain)))))
 }
 
-fn output() -> Vec<Rule> {
-    vec![
-        rule("VIPs", destination(0).then(verdict_map(&SetId::Services.name(), 0))),
-        rule("published ports", destination_is_local().then(verdict(Verdict::Jump(PORTS)))),
+fn prerouting(layout: Layout) -> Vec<Rule> {
+    let of_cluster = source(0).then(in_net(true, layout.cluster));
+    [
+        twice("VIPs, for the cluster only", &of_cluster, VIPS),
+        twice("published ports", &destination_is_local(), PORTS),
     ]
+    .concat()
+}
+
+fn output(layout: Layout) -> Vec<Rule> {
+    let to_vips = destination(0).then(in_net(true, layout.vips));
+    [twice("VIPs", &to_vips, VIPS), twice("published ports", &destination_is_local(), PORTS)].concat()
 }
 
 /// Reset for TCP, ICMP for the rest, for packets that a condition holds for.
