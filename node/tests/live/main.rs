@@ -14,6 +14,8 @@ use libtest_mimic::{Arguments, Trial};
 fn main() {
     carrack_node::dispatch();
     support::own_namespace();
+    // What the product warns of explains a failure.
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
     let mut arguments = Arguments::from_args();
     // They share one network namespace, as daemons of one host would.
     arguments.test_threads = Some(1);
