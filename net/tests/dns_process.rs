@@ -280,8 +280,9 @@ fn a_killed_process_is_back_within_a_second(lab: &Lab) {
             runtime.block_on(plane.status()).is_ok_and(|status| status.pid != pid && status.generation == 1)
         });
     }
+    let most = 3 * load.threads.len();
     let (failed, errors) = load.stop();
-    assert!(failed <= 3, "at most the query that was in the killed process's hands: {failed} {errors}");
+    assert!(failed <= most, "at most what each client had in the killed process's hands: {failed} {errors}");
     until("the dead are reaped", || lab.pids().len() == 1);
     runtime.block_on(plane.stop()).unwrap();
 }
@@ -362,8 +363,9 @@ fn started_alone_it_finds_its_snapshot(lab: &Lab) {
     second.wait().unwrap();
     let mut third = start();
     until("the third serves", || {
-        lab.path("pid").exists()
-            && std::fs::read_to_string(lab.path("pid")).unwrap().contains(&third.id().to_string())
+        let named = std::fs::read(lab.path("pid")).unwrap_or_default();
+        let named: Option<serde_json::Value> = serde_json::from_slice(&named).ok();
+        named.is_some_and(|named| named["pid"] == third.id())
     });
     assert_eq!(records(&udp(CLIENT, &query("web", RecordType::A)).unwrap()), ["10.252.0.1"]);
     kill(Pid::from_raw(third.id() as i32), Signal::SIGTERM).unwrap();

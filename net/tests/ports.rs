@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use carrack_net::reserve::ReserveError;
 use carrack_net::{PortKey, Protocol};
-use lab::{HOST_ADDRESS, Lab, OUTSIDE_ADDRESS, Server, address, ask, ask_udp, tcp, udp};
+use lab::{HOST_ADDRESS, Lab, OUTSIDE_ADDRESS, SILENCE, Server, address, ask, ask_udp, tcp, udp, wait_for};
 
 fn published() -> Lab {
     let mut lab = Lab::new();
@@ -119,12 +119,7 @@ fn containers_do_not_reach_loopback_of_the_host_over_their_link() {
         })
         .unwrap();
     let stream = container
-        .run(|| {
-            std::net::TcpStream::connect_timeout(
-                &(Ipv4Addr::LOCALHOST, 7070).into(),
-                std::time::Duration::from_millis(500),
-            )
-        })
+        .run(|| std::net::TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, 7070).into(), SILENCE))
         .unwrap();
     assert!(stream.is_err());
 }
@@ -152,6 +147,13 @@ fn a_taken_port_names_its_holder_and_a_free_one_is_held() {
     // What we hold, nobody else gets; what we give back, they do.
     assert!(lab.host.run(|| TcpListener::bind("0.0.0.0:8081")).unwrap().is_err());
     drop((listener, socket));
-    assert!(lab.on_host(|network| network.reserve_ports(&BTreeSet::from([tcp(8080)]))).is_empty());
-    assert!(lab.host.run(|| TcpListener::bind("0.0.0.0:8081")).unwrap().is_ok());
+    // A child that another test starts just then has copies of our sockets until its `execve`.
+    wait_for("what was given back is taken", || {
+        let failed = lab.on_host(|network| network.reserve_ports(&BTreeSet::from([tcp(8080)])));
+        if failed.is_empty() { Ok(()) } else { Err(format!("{failed:?}")) }
+    });
+    wait_for("what was held is given back", || {
+        let bound = lab.host.run(|| TcpListener::bind("0.0.0.0:8081")).unwrap();
+        bound.map(drop).map_err(|error| error.to_string())
+    });
 }

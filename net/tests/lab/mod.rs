@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use carrack_net::{Config, EndpointKey, Netns, Network, PortKey, PortTarget, Protocol, Tables};
 
-/// How long a client waits for anything; what is refused or lost on purpose takes no longer.
+/// How long the kernel may take to connect; what is lost on purpose takes as long.
 pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(5) * slow());
-/// How long a loaded machine may take to come to a state.
+/// How long one waits for an answer that must not come.
+pub const SILENCE: Duration = Duration::from_millis(500);
+/// How long a loaded machine may take to come to a state, or a server of ours to answer.
 static STATE_PATIENCE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(60) * slow());
 
 /// By what factor this machine is slower than others: an emulated one says so.
@@ -83,6 +85,11 @@ impl Lab {
     /// Only the host and its link to the outside.
     pub fn without_network() -> Self {
         let (host, outside) = (Netns::create().unwrap(), Netns::create().unwrap());
+        // IPv6 addresses and their routes come seconds after their link: two inventories would differ by them.
+        let no_ipv6 = "d=/proc/sys/net/ipv6/conf; [ ! -d $d ] || for c in all default; do echo 1 > $d/$c/disable_ipv6; done";
+        for side in [&host, &outside] {
+            side.run(|| sh(no_ipv6)).unwrap();
+        }
         host.run(|| {
             sh("ip link set lo up && ip link add up0 type veth peer name up1");
             // A namespace without a name is named by our descriptor.
@@ -97,6 +104,11 @@ impl Lab {
                 ))
             })
             .unwrap();
+        // The kernel notes it a moment after the other end is up.
+        wait_for("the link is up", || match host.run(|| sh("ip -o link show up0")).unwrap() {
+            text if text.contains("state UP") => Ok(()),
+            text => Err(text),
+        });
         Self { host, outside, network: None, containers: BTreeMap::new(), tables: Tables::default() }
     }
 
@@ -252,7 +264,7 @@ pub fn ask(from: &Netns, to: Ipv4Addr, port: u16) -> io::Result<Answer> {
 pub fn connect(from: &Netns, to: Ipv4Addr, port: u16) -> io::Result<(Answer, BufReader<TcpStream>)> {
     let stream =
         from.run(|| TcpStream::connect_timeout(&SocketAddrV4::new(to, port).into(), *PATIENCE)).unwrap()?;
-    stream.set_read_timeout(Some(*PATIENCE))?;
+    stream.set_read_timeout(Some(*STATE_PATIENCE))?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
@@ -281,7 +293,7 @@ pub fn udp(from: &Netns, to: Ipv4Addr, port: u16) -> UdpSocket {
             socket
         })
         .unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(500) * slow())).unwrap();
+    socket.set_read_timeout(Some(*STATE_PATIENCE)).unwrap();
     socket
 }
 
