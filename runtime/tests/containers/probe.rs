@@ -18,19 +18,22 @@ pub(crate) const PATH: &str = "/probe";
 /// The mounts that bring the probe into a container: the binary and the libraries it is linked with.
 pub(crate) fn mounts() -> Vec<Mount> {
     let own = std::env::current_exe().unwrap().display().to_string();
-    let output = Command::new("ldd").arg(&own).output().unwrap();
+    let mut mounts = libraries(&own);
+    mounts.push(bind(own, PATH.to_owned()));
+    mounts
+}
+
+/// The mounts of the libraries that a program is linked with: none for one that is static.
+pub(crate) fn libraries(program: &str) -> Vec<Mount> {
+    let output = Command::new("ldd").arg(program).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let libraries = text.lines().filter_map(|line| {
-        line.split_whitespace()
-            .find(|word| word.starts_with('/'))
-            .map(|path| (path.to_owned(), path.to_owned()))
-    });
-    let bind = |(path, target): (String, String)| Mount {
-        target,
-        source: MountSource::Bind { path, create: false, propagation: String::new() },
-        read_only: true,
-    };
-    libraries.chain([(own, PATH.to_owned())]).map(bind).collect()
+    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    paths.map(|path| bind(path.to_owned(), path.to_owned())).collect()
+}
+
+fn bind(path: String, target: String) -> Mount {
+    let source = MountSource::Bind { path, create: false, propagation: String::new() };
+    Mount { target, source, read_only: true }
 }
 
 /// Runs the probe: the arguments are paths to look at, `masked:PATH` or `read-only:PATH`.
@@ -52,7 +55,9 @@ pub(crate) fn main(arguments: &[String]) -> ! {
     if arguments == ["fork-bomb"] {
         fork_bomb();
     }
-    status();
+    powers("self", "status");
+    powers("1", "init");
+    cgroups();
     descriptors();
     devices();
     for argument in arguments {
@@ -72,14 +77,19 @@ fn say(kind: &str, name: &str, value: impl Display) {
     println!("{kind} {name} = {value}");
 }
 
-fn status() {
-    for line in fs::read_to_string("/proc/self/status").unwrap().lines() {
+/// What a process may do, as facts of this kind.
+fn powers(process: &str, kind: &str) {
+    for line in fs::read_to_string(format!("/proc/{process}/status")).unwrap().lines() {
         if let Some((name, value)) = line.split_once(':')
-            && ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"].contains(&name)
+            && ["Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"]
+                .contains(&name)
         {
-            say("status", name, value.trim());
+            say(kind, name, value.trim());
         }
     }
+}
+
+fn cgroups() {
     for line in fs::read_to_string("/proc/self/cgroup").unwrap().lines() {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next(), parts.next().unwrap(), parts.next().unwrap());
