@@ -2,8 +2,8 @@
 # Makes the Debian package from a built binary:  build.sh OUTDIR  ->  OUTDIR/carrack_VERSION-REVISION_ARCH.deb
 #
 # CARRACK names the static binary (`make deb` sets it); DEB_REVISION (1) is what a rebuilt package of one version raises;
-# DEB_COMPRESSION (xz) may be a fast one for tests. The same
-# binary gives the same bytes: times are those of the last commit (SOURCE_DATE_EPOCH), owners root, compression single-threaded.
+# DEB_COMPRESSION (xz) may be a fast one, or none, for tests. The same binary gives the same bytes: times are those of the last commit
+# (SOURCE_DATE_EPOCH), owners root, compression single-threaded.
 set -euo pipefail
 out=$(mkdir -p "${1:?usage: build.sh OUTDIR}" && cd "$1" && pwd)
 : "${CARRACK:?run it with make deb}"
