@@ -163,7 +163,7 @@ fn sweep_cgroups(places: &Places, instance: &str, done: &mut Removed) -> Result<
     }
     // Its cgroup goes with it.
     match tasks_unit(&places.state_dir, instance) {
-        Some(unit) => match unit.stop() {
+        Some(unit) => match unit.dissolve() {
             Err(UnitError::NoProgram { .. }) => Ok(()),
             stopped => Ok(stopped?),
         },

@@ -12,6 +12,7 @@
 //!
 //! Owns the unit and nothing in it. systemd is asked through its own programs, over its private socket: that needs no D-Bus.
 
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -78,6 +79,15 @@ pub enum UnitError {
         unit: String,
         /// Its words.
         said: String,
+    },
+    /// Its cgroups cannot be listed.
+    #[error("cannot look into {}", path.display())]
+    Look {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The unit is neither there nor gone.
     #[error("unit {unit} stays {state}")]
@@ -173,6 +183,16 @@ impl TasksUnit {
         self.call("stop", &["--no-block"])
     }
 
+    /// Takes the unit off this host, and with it the slice when nobody else is in that: systemd keeps a slice that was ever used.
+    pub fn dissolve(&self) -> Result<(), UnitError> {
+        self.stop()?;
+        match others_in(&directory(SLICE), &self.name)? {
+            // To stop it would be to stop them.
+            true => Ok(()),
+            false => Self { name: SLICE.to_owned() }.stop(),
+        }
+    }
+
     fn make(&self, exe: &Path) -> Result<(), UnitError> {
         self.accepted("make", "systemd-run", &self.arguments(exe))
     }
@@ -254,6 +274,22 @@ fn directory(cgroup: &str) -> PathBuf {
     Path::new(ROOT).join(cgroup.trim_start_matches('/'))
 }
 
+/// Whether the cgroup of a slice holds others than that of a unit. One that is not there holds nobody.
+fn others_in(slice: &Path, unit: &str) -> Result<bool, UnitError> {
+    let look = |source| UnitError::Look { path: slice.to_owned(), source };
+    let entries = match fs::read_dir(slice) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        entries => entries.map_err(look)?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(look)?;
+        if entry.file_type().map_err(look)?.is_dir() && entry.file_name() != unit {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn parse_shown(text: &str) -> Option<Shown> {
     let value = |key: &str| {
         text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
@@ -311,6 +347,19 @@ mod tests {
         assert_eq!(TasksUnit::named(None).name(), "carrack-tasks.service");
         let other = TasksUnit::named(Some("1a2b"));
         assert_eq!(other.usual_cgroup(), "/carrack.slice/carrack-tasks-1a2b.service");
+    }
+
+    #[test]
+    fn a_slice_goes_when_nobody_else_is_in_it() {
+        let slice = tempfile::tempdir().unwrap();
+        let unit = TasksUnit::named(None);
+        fs::write(slice.path().join("cgroup.procs"), "").unwrap();
+        assert!(!others_in(slice.path(), unit.name()).unwrap());
+        fs::create_dir(slice.path().join(unit.name())).unwrap();
+        assert!(!others_in(slice.path(), unit.name()).unwrap());
+        fs::create_dir(slice.path().join(TasksUnit::named(Some("1a2b")).name())).unwrap();
+        assert!(others_in(slice.path(), unit.name()).unwrap());
+        assert!(!others_in(&slice.path().join("gone"), unit.name()).unwrap());
     }
 
     #[test]
