@@ -29,7 +29,20 @@ pub(crate) struct Identity {
     pub(crate) node: NodeId,
     /// The cluster it joined.
     pub(crate) cluster: Option<ClusterId>,
-    lock: Arc<File>,
+    lock: Arc<Lock>,
+}
+
+/// An exclusive flock on the directory. It is given back when this is dropped, and not only closed: a child that is being started
+/// has a copy of the descriptor until its `execve`, and would hold the lock for that long.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "the lock of the node's directory is given back by closing it alone");
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,7 +90,7 @@ impl Identity {
     }
 
     /// The lock of the directory, for whoever may still write there after the node is gone.
-    pub(crate) fn lock(&self) -> Arc<File> {
+    pub(crate) fn lock(&self) -> Arc<Lock> {
         self.lock.clone()
     }
 
@@ -181,7 +194,7 @@ fn host_addresses() -> Vec<IpAddr> {
     addresses
 }
 
-fn take_lock(state_dir: &Path, path: &Path) -> Result<File, NodeError> {
+fn take_lock(state_dir: &Path, path: &Path) -> Result<Lock, NodeError> {
     let mut lock = OpenOptions::new()
         .create(true)
         .read(true)
@@ -204,7 +217,7 @@ fn take_lock(state_dir: &Path, path: &Path) -> Result<File, NodeError> {
         lock.write_all(format!("{}\n", std::process::id()).as_bytes())
     };
     write_pid(&mut lock).map_err(file_error("write", path))?;
-    Ok(lock)
+    Ok(Lock(lock))
 }
 
 fn random_hex() -> Result<String, NodeError> {

@@ -59,8 +59,8 @@ pub struct ImageStore {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) dir: PathBuf,
-    /// Held, by an flock, for as long as the store is open.
-    _lock: File,
+    /// Held for as long as the store is open.
+    _lock: Lock,
     pub(super) options: StoreOptions,
     pub(super) index: Mutex<Index>,
     pub(super) pins: Mutex<BTreeMap<Digest, usize>>,
@@ -69,6 +69,19 @@ pub(super) struct Inner {
     pub(super) slots: Slots,
     pub(super) used: Used,
     sequence: AtomicU64,
+}
+
+/// An exclusive flock. It is given back when this is dropped, and not only closed: a child that is being started has a copy of the
+/// descriptor until its `execve`, and would hold the lock for that long.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "the lock of the image store is given back by closing it alone");
+        }
+    }
 }
 
 /// An image of the store.
@@ -167,7 +180,7 @@ impl ImageStore {
             slots: Slots::new(),
             used: Used::read(&dir),
             dir,
-            _lock: lock,
+            _lock: Lock(lock),
             options,
             index: Mutex::new(index),
             pins: Mutex::default(),

@@ -29,10 +29,19 @@ fn holder(pid: &Option<u32>) -> String {
     pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
 }
 
-/// Held until dropped.
+/// Held until dropped. It is given back then, and not only closed: a child that is being started has a copy of the descriptor until
+/// its `execve`, and would hold the lock for that long.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "the lock of the state directory is given back by closing it alone");
+        }
+    }
 }
 
 impl Lock {
@@ -55,6 +64,6 @@ impl Lock {
         }
         file.set_len(0).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
