@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::clock::Clock;
 use crate::config::{NodeError, Shutdown};
 use crate::engine::{Attachment, Engine, Network, Refusal, StartOrder};
-use crate::facts::{Cause, Ended, Pending, Phase, StopPhase, Stopping, TaskFacts, Verdict, adopt};
+use crate::facts::{Cause, Ended, Pending, Phase, Reach, StopPhase, Stopping, TaskFacts, Verdict, adopt};
 use crate::ledger::{self, Ledger, Memory, Remembered};
 use crate::netloop::{self, Version};
 use crate::plan::{Action, Plan, Step, World, plan};
@@ -335,6 +335,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
             }
         }
         self.publish_tables(&assigned);
+        self.await_tables();
         self.write_ledger();
         wake_at.map(|at| self.clock.instant(at))
     }
@@ -505,6 +506,15 @@ impl<E: Engine, N: Network> Driver<E, N> {
         self.network.bump = false;
         self.network.version += 1;
         self.tables.send_replace(Some((self.network.version, made)));
+    }
+
+    /// The newest tables hold all that passes.
+    fn await_tables(&mut self) {
+        let (version, programmed) = (self.network.version, self.network.programmed);
+        let reach = if version <= programmed { Reach::There } else { Reach::Tables(version) };
+        for facts in self.facts.values_mut().filter(|facts| facts.reach == Reach::NextTables) {
+            facts.reach = reach;
+        }
     }
 
     fn write_ledger(&mut self) {

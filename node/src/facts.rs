@@ -84,6 +84,19 @@ pub(crate) struct Stopping {
     pub(crate) phase: StopPhase,
 }
 
+/// How far the network is with a task that has begun to pass. It is told as passing when it can be reached, so that whoever hears
+/// of it finds it at its names, virtual addresses and ports; or finds that a port is taken by another program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Reach {
+    /// It leads there, or has nothing to do with it.
+    #[default]
+    There,
+    /// The next tables lead there.
+    NextTables,
+    /// It leads there once it has been programmed up to this version.
+    Tables(u64),
+}
+
 /// What this node knows of one task.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -128,6 +141,9 @@ pub(crate) struct TaskFacts {
     /// Its network namespace is held and wired.
     #[serde(skip)]
     pub(crate) wired: bool,
+    /// Whether the network leads to it since it passes.
+    #[serde(skip)]
+    pub(crate) reach: Reach,
     /// An ordered stop is under way.
     #[serde(skip)]
     pub(crate) stopping: Option<Stopping>,
@@ -170,6 +186,14 @@ impl TaskFacts {
     /// It may get traffic, as far as this node knows.
     pub(crate) fn is_serving(&self) -> bool {
         self.is_running() && self.health == Health::Passing && self.stopping.is_none() && !self.unhealthy
+    }
+
+    /// Its health as others are told it: see [`Reach`].
+    pub(crate) fn told_health(&self) -> Health {
+        match (self.health, self.reach) {
+            (Health::Passing, Reach::NextTables | Reach::Tables(_)) => Health::Unknown,
+            (health, _) => health,
+        }
     }
 
     /// Sets the health, remembering since when.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use carrack_api::{
-    Assignment, ClusterId, HeldImage, ImageCollection, NodeInfo, NodeReport, PortConflict, Protocol,
+    Assignment, ClusterId, Health, HeldImage, ImageCollection, NodeInfo, NodeReport, PortConflict, Protocol,
     ServiceKey, TaskId, TaskReport, TaskState, Timestamp, human_duration,
 };
 
@@ -50,7 +50,7 @@ fn task_report(id: TaskId, facts: &TaskFacts, sources: &Sources<'_>) -> TaskRepo
         task: id,
         run: if state == TaskState::Preparing { facts.run } else { facts.run.max(1) },
         state,
-        health: facts.health,
+        health: facts.told_health(),
         reason: reason(facts, sources),
         exit: facts.exit.clone(),
         started_at: facts.started_at,
@@ -88,6 +88,12 @@ fn reason(facts: &TaskFacts, sources: &Sources<'_>) -> Option<String> {
         if let (Some(wait), Some(reason), 1..) = (waits, &facts.reason, facts.failures) {
             return Some(format!("{reason}; tried again in {}", human_duration(wait)));
         }
+    }
+    if facts.health == Health::Passing
+        && facts.told_health() != Health::Passing
+        && let Some(error) = sources.network_error
+    {
+        return Some(format!("the network does not lead to it yet: {error}"));
     }
     facts.reason.clone()
 }

@@ -1,6 +1,7 @@
 //! What the loop learns from events: each changes facts, none does anything.
 
 use super::*;
+use crate::facts::Reach;
 use crate::restart::{backoff, seed};
 use crate::worker::WiredAgain;
 use carrack_api::{Health, fail};
@@ -62,6 +63,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
             Event::Programmed(version, programmed) => {
                 self.network.programmed = self.network.programmed.max(version);
                 self.network.error = None;
+                self.reached();
                 if self.conflicts != programmed.conflicts {
                     self.conflicts = programmed.conflicts;
                     self.changed();
@@ -201,6 +203,10 @@ impl<E: Engine, N: Network> Driver<E, N> {
                 .probe
                 .as_ref()
                 .is_none_or(|old| old.passed != result.passed || old.output != result.output);
+        let reached = judgement.health == Health::Passing && facts.health != Health::Passing;
+        if reached && facts.wired {
+            facts.reach = Reach::NextTables;
+        }
         facts.set_health(judgement.health, now);
         facts.reason = match judgement.health {
             Health::Failing => {
@@ -211,6 +217,21 @@ impl<E: Engine, N: Network> Driver<E, N> {
         facts.probe = Some(result);
         if judgement.restart && !never {
             facts.unhealthy = true;
+        }
+        if news {
+            self.changed();
+        }
+    }
+
+    /// The kernel holds newer tables: what they lead to may be told.
+    fn reached(&mut self) {
+        let programmed = self.network.programmed;
+        let mut news = false;
+        for facts in self.facts.values_mut() {
+            if matches!(facts.reach, Reach::Tables(version) if version <= programmed) {
+                facts.reach = Reach::There;
+                news = true;
+            }
         }
         if news {
             self.changed();

@@ -156,6 +156,23 @@ async fn assigned_tasks_run_and_stand_behind_their_vip_once_they_pass() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_is_told_as_passing_once_the_network_leads_to_it() {
+    let mut rig = Rig::new();
+    rig.host.state().program = Some(Refusal::Retry("no memory".into()));
+    rig.start();
+    rig.assign(webs(1, 1));
+    rig.until(|host, _| host.running().len() == 1).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let waiting = rig.report(1);
+    assert_eq!((waiting.state, waiting.health), (TaskState::Running, Health::Unknown));
+    assert_eq!(waiting.reason.as_deref(), Some("the network does not lead to it yet: no memory"));
+    rig.host.state().program = None;
+    rig.until(|_, report| all_passing(report)).await;
+    assert_eq!(rig.host.state().serving.last().map(BTreeSet::len), Some(1));
+    assert_eq!(rig.report(1).reason, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crashed_container_is_back_within_a_tenth_of_a_second_in_its_old_namespace() {
     let rig = Rig::with_webs(2).await;
     let before = Instant::now();
