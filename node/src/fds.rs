@@ -24,12 +24,12 @@ impl AsyncFile {
 
     /// Reads what is there; 0 at the end. The master of a terminal ends when its last user has gone.
     pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.fd
-            .async_io(Interest::READABLE, |fd| match rustix::io::read(fd, &mut *buffer) {
-                Err(Errno::IO) => Ok(0),
-                other => other.map_err(io::Error::from),
-            })
-            .await
+        self.fd.async_io(Interest::READABLE, |fd| read(fd, buffer)).await
+    }
+
+    /// Reads what is there by now, whatever was heard of it; an error when there is nothing.
+    pub(crate) fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        read(self.fd.get_ref(), buffer)
     }
 
     /// Writes everything.
@@ -42,6 +42,13 @@ impl AsyncFile {
             bytes = &bytes[written..];
         }
         Ok(())
+    }
+}
+
+fn read(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    match rustix::io::read(fd, buffer) {
+        Err(Errno::IO) => Ok(0),
+        other => other.map_err(io::Error::from),
     }
 }
 

@@ -1,19 +1,18 @@
 //! Runs a healthcheck's command in a container: output kept to a few KiB, killed when its time is over.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use carrack_api::PROBE_OUTPUT_MAX_BYTES;
 use carrack_runtime::{ExecError, ExecRequest, ExecSession, RunId};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::net::unix::pipe;
-use tokio::time::{Instant, timeout};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::containers::Containers;
+use crate::fds::AsyncFile;
 
 /// Time beyond its own in which a killed probe must be gone.
 const KILL_MAX: Duration = Duration::from_secs(5);
-/// How long output is awaited after the command has ended: what it started may hold its pipes open.
-const OUTPUT_LINGER: Duration = Duration::from_millis(50);
 
 /// Whether the command ended with 0 in time, and what it said; `None` when the run has ended, which is no answer.
 pub(crate) async fn run(
@@ -30,17 +29,12 @@ pub(crate) async fn run(
         Err(ExecError::NotRunning(_)) => return None,
         Err(error) => return Some((false, error.to_string())),
     };
-    let output = tokio::spawn(collect(session.stdout.take(), session.stderr.take()));
-    let abort = output.abort_handle();
+    let (over, is_over) = watch::channel(false);
+    let output = tokio::spawn(collect(session.stdout.take(), session.stderr.take(), is_over));
     let (session, code) = wait(session, deadline).await;
     drop(session);
-    let said = match timeout(OUTPUT_LINGER, output).await {
-        Ok(Ok(said)) => said,
-        Ok(Err(_)) | Err(_) => {
-            abort.abort();
-            String::new()
-        }
-    };
+    over.send_replace(true);
+    let said = output.await.unwrap_or_default();
     Some(match code {
         Some(0) => (true, said),
         Some(code) if said.trim().is_empty() => (false, format!("exit code {code}")),
@@ -66,21 +60,33 @@ async fn wait(session: ExecSession, deadline: Instant) -> (Option<ExecSession>, 
     waited.await.unwrap_or((None, None))
 }
 
-async fn collect(stdout: Option<std::os::fd::OwnedFd>, stderr: Option<std::os::fd::OwnedFd>) -> String {
-    let open = |fd: Option<std::os::fd::OwnedFd>| fd.and_then(|fd| pipe::Receiver::from_owned_fd(fd).ok());
-    let (out, err) = tokio::join!(read_some(open(stdout)), read_some(open(stderr)));
+async fn collect(stdout: Option<OwnedFd>, stderr: Option<OwnedFd>, over: watch::Receiver<bool>) -> String {
+    let open = |fd: Option<OwnedFd>| fd.and_then(|fd| AsyncFile::new(fd).ok());
+    let (out, err) = tokio::join!(read_some(open(stdout), over.clone()), read_some(open(stderr), over));
     let mut all = out;
     all.extend(err);
     all.truncate(PROBE_OUTPUT_MAX_BYTES);
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// Reads to the end and keeps the first part, so that the command never blocks on a full pipe.
-async fn read_some(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let Some(mut stream) = stream else { return Vec::new() };
+/// Reads until the command is over and keeps the first part, so that it never blocks on a full pipe. What it started may hold the
+/// pipe open for longer: then nothing more is awaited, but all that it wrote itself is there.
+async fn read_some(stream: Option<AsyncFile>, mut over: watch::Receiver<bool>) -> Vec<u8> {
+    let Some(stream) = stream else { return Vec::new() };
     let mut kept = Vec::new();
     let mut chunk = vec![0; PROBE_OUTPUT_MAX_BYTES];
-    while let Ok(read @ 1..) = stream.read(&mut chunk).await {
+    loop {
+        let read = tokio::select! {
+            read = stream.read(&mut chunk) => read,
+            _ = over.wait_for(|over| *over) => break,
+        };
+        let Ok(read @ 1..) = read else { return kept };
+        let room = PROBE_OUTPUT_MAX_BYTES - kept.len();
+        kept.extend_from_slice(&chunk[..read.min(room)]);
+    }
+    while kept.len() < PROBE_OUTPUT_MAX_BYTES
+        && let Ok(read @ 1..) = stream.read_now(&mut chunk)
+    {
         let room = PROBE_OUTPUT_MAX_BYTES - kept.len();
         kept.extend_from_slice(&chunk[..read.min(room)]);
     }

@@ -8,7 +8,7 @@ use carrack_api::stream::Frame;
 use carrack_api::{ExecRequest, ExecResult, Problem, TaskId};
 use carrack_runtime::{ExecError, ExecSession, RunId};
 use tokio::io::AsyncRead;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -19,8 +19,11 @@ use crate::fds::{AsyncFile, Signal};
 const CHUNK_BYTES: usize = 32 << 10;
 /// Pieces of input that may wait for the command to read them.
 pub(super) const INPUT_MAX: usize = 16;
-/// How long output is awaited after the end of a command whose children hold its pipes open.
+/// How long output is awaited after the end of a command whose children hold its pipes open. What the command itself wrote is
+/// passed on in any case.
 const OUTPUT_LINGER: Duration = Duration::from_secs(1);
+/// More than a pipe holds, bytes: the most that is passed on after that time.
+const LEFT_MAX_BYTES: usize = 1 << 20;
 
 /// The kind of frame an output becomes.
 type MakeFrame = fn(Vec<u8>) -> Frame;
@@ -69,6 +72,8 @@ struct Conversation {
     session: Arc<Mutex<ExecSession>>,
     ended: Signal,
     output: JoinSet<()>,
+    /// Told that no more output is awaited.
+    over: watch::Sender<bool>,
     input: Option<mpsc::Sender<Vec<u8>>>,
 }
 
@@ -76,20 +81,20 @@ impl Conversation {
     fn start(mut session: ExecSession, answer: &Answer) -> Result<Self, Problem> {
         let file = |fd: OwnedFd| AsyncFile::new(fd).map(Arc::new).map_err(|error| internal(&error));
         let ended = Signal::new(session.exit_fd()).map_err(|error| internal(&error))?;
-        let mut output = JoinSet::new();
+        let (mut output, over) = (JoinSet::new(), watch::Sender::new(false));
         let pty = match &session.pty {
             Some(pty) => Some(file(pty.try_clone().map_err(|error| internal(&error))?)?),
             None => None,
         };
         if let Some(pty) = &pty {
-            output.spawn(pump(pty.clone(), answer.clone(), Frame::Data as MakeFrame));
+            output.spawn(pump(pty.clone(), answer.clone(), Frame::Data as MakeFrame, over.subscribe()));
         }
         for (fd, frame) in [
             (session.stdout.take(), Frame::Data as MakeFrame),
             (session.stderr.take(), Frame::Error as MakeFrame),
         ] {
             if let Some(fd) = fd {
-                output.spawn(pump(file(fd)?, answer.clone(), frame));
+                output.spawn(pump(file(fd)?, answer.clone(), frame, over.subscribe()));
             }
         }
         let stdin = session.stdin.take().map(file).transpose()?;
@@ -98,7 +103,7 @@ impl Conversation {
             tokio::spawn(feed(target, receiver));
             sender
         });
-        Ok(Self { session: Arc::new(Mutex::new(session)), ended, output, input })
+        Ok(Self { session: Arc::new(Mutex::new(session)), ended, output, over, input })
     }
 
     /// Carries frames both ways until the command ends or the asker is gone; then the command is ended too.
@@ -124,7 +129,8 @@ impl Conversation {
         // Dropping the channel closes the command's input.
         self.input = None;
         if timeout(OUTPUT_LINGER, async { while self.output.join_next().await.is_some() {} }).await.is_err() {
-            self.output.abort_all();
+            self.over.send_replace(true);
+            while self.output.join_next().await.is_some() {}
         }
         done(&ExecResult { code })
     }
@@ -162,9 +168,24 @@ impl Conversation {
     }
 }
 
-async fn pump(from: Arc<AsyncFile>, answer: Answer, frame: MakeFrame) {
+/// Passes output on to its end, or until no more is awaited: then what is there by now.
+async fn pump(from: Arc<AsyncFile>, answer: Answer, frame: MakeFrame, mut over: watch::Receiver<bool>) {
     let mut chunk = vec![0; CHUNK_BYTES];
-    while let Ok(read @ 1..) = from.read(&mut chunk).await {
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut chunk) => read,
+            _ = over.wait_for(|over| *over) => break,
+        };
+        let Ok(read @ 1..) = read else { return };
+        if answer.send(frame(chunk[..read].to_vec())).await.is_err() {
+            return;
+        }
+    }
+    let mut left = 0;
+    while left < LEFT_MAX_BYTES
+        && let Ok(read @ 1..) = from.read_now(&mut chunk)
+    {
+        left += read;
         if answer.send(frame(chunk[..read].to_vec())).await.is_err() {
             return;
         }
