@@ -14,10 +14,23 @@ const ORPHANED_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at such a lock.
 const ORPHANED_LOOK: Duration = Duration::from_millis(5);
 
-/// Held until dropped.
+/// Held until dropped. It is given back then, and not only closed: a child that is being started has a copy of the descriptor until
+/// its `execve`, and would hold the lock for that long.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        give_back(&self.file);
+    }
+}
+
+fn give_back(file: &File) {
+    if let Err(error) = file.unlock() {
+        tracing::warn!(%error, "a lock is given back by closing it alone");
+    }
 }
 
 fn path(directory: &Path) -> PathBuf {
@@ -52,7 +65,7 @@ pub(crate) fn take(directory: &Path) -> Result<Lock, CliError> {
     file.set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(|error| unusable(directory, &error))?;
-    Ok(Lock { _file: file })
+    Ok(Lock { file })
 }
 
 /// The daemon that holds the directory: `None` when nobody does, `Some(None)` when it cannot be told who.
@@ -63,7 +76,10 @@ pub(crate) fn holder(directory: &Path) -> Result<Option<Option<u32>>, CliError> 
         Err(error) => return Err(unusable(directory, &error)),
     };
     match file.try_lock_shared() {
-        Ok(()) => Ok(None),
+        Ok(()) => {
+            give_back(&file);
+            Ok(None)
+        }
         // Taken by whoever comes: see `ORPHANED_MAX`.
         Err(TryLockError::WouldBlock) => Ok(Some(pid(&mut file)).filter(|pid| !pid.is_some_and(is_gone))),
         Err(TryLockError::Error(error)) => Err(unusable(directory, &error)),
