@@ -66,6 +66,10 @@ pub struct Report {
 
 /// Runs the load until `stop` is set; gives what came of it.
 pub fn run(load: &Load, stop: &AtomicBool) -> io::Result<Report> {
+    run_at_least(0, load, stop)
+}
+
+fn run_at_least(least: u64, load: &Load, stop: &AtomicBool) -> io::Result<Report> {
     let start = Instant::now();
     let (sent, failed, slowest) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let details = Mutex::new((Vec::new(), BTreeMap::new()));
@@ -74,7 +78,7 @@ pub fn run(load: &Load, stop: &AtomicBool) -> io::Result<Report> {
             .map(|_| {
                 scope.spawn(|| -> io::Result<()> {
                     enter(load)?;
-                    while !stop.load(Ordering::Relaxed) {
+                    while !stop.load(Ordering::Relaxed) || sent.load(Ordering::Relaxed) < least {
                         let begin = Instant::now();
                         let outcome = request(load);
                         sent.fetch_add(1, Ordering::Relaxed);
@@ -113,6 +117,11 @@ pub fn run(load: &Load, stop: &AtomicBool) -> io::Result<Report> {
 
 /// Runs the load beside `work` and ends it when `work` is done, also when it panics.
 pub fn beside<T>(load: &Load, work: impl FnOnce() -> T) -> io::Result<(Report, T)> {
+    beside_at_least(0, load, work)
+}
+
+/// [`beside`], but so many requests are sent on a slow machine, too: the load goes on after the work until then.
+pub fn beside_at_least<T>(least: u64, load: &Load, work: impl FnOnce() -> T) -> io::Result<(Report, T)> {
     struct StopAtEnd<'a>(&'a AtomicBool);
     impl Drop for StopAtEnd<'_> {
         fn drop(&mut self) {
@@ -121,7 +130,7 @@ pub fn beside<T>(load: &Load, work: impl FnOnce() -> T) -> io::Result<(Report, T
     }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let clients = scope.spawn(|| run(load, &stop));
+        let clients = scope.spawn(|| run_at_least(least, load, &stop));
         let guard = StopAtEnd(&stop);
         let done = work();
         drop(guard);

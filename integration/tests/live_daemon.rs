@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use carrack_api::{Health, Info, TaskState};
 use carrack_integration::lab::{Lab, SOON};
-use carrack_integration::load::{Load, Target, beside};
+use carrack_integration::load::{Load, Target, beside_at_least};
 use carrack_integration::wait::until;
 
 const HELLO: &str = include_str!("../../examples/hello/compose.yaml");
@@ -36,9 +36,10 @@ fn kill_9_of_the_daemon_under_load_loses_no_request_and_touches_no_container() {
     lab.deploy("hello", HELLO);
     let before = lab.pids("hello");
     let end = Instant::now() + LOAD;
-    let (report, restarts) = beside(&clients(&lab), || {
+    let (report, restarts) = beside_at_least(200, &clients(&lab), || {
         let mut restarts = 0;
-        while Instant::now() < end {
+        // On a slow machine a start may take longer than all of that time.
+        while restarts < 2 || Instant::now() < end {
             lab.kill_daemon();
             lab.start();
             restarts += 1;
@@ -46,7 +47,7 @@ fn kill_9_of_the_daemon_under_load_loses_no_request_and_touches_no_container() {
         restarts
     })
     .expect("the clients run");
-    assert!(restarts >= 2 && report.sent > 200, "{restarts} restarts, {report:?}");
+    assert!(restarts >= 2 && report.sent >= 200, "{restarts} restarts, {report:?}");
     assert_eq!(report.failed, 0, "{report:?}");
     until("all tasks are adopted", SOON, || {
         let tasks = lab.tasks("hello");
@@ -61,7 +62,7 @@ fn scaling_in_and_replacing_under_load_loses_no_request() {
     let lab = Lab::started();
     lab.load_images(&["hello-web", "hello-redis"]);
     lab.deploy("hello", HELLO);
-    let (report, ()) = beside(&clients(&lab), || {
+    let (report, ()) = beside_at_least(100, &clients(&lab), || {
         lab.ok(&["scale", "hello/web=5"]);
         lab.ok(&["scale", "hello/web=2"]);
         lab.deploy(
@@ -70,7 +71,7 @@ fn scaling_in_and_replacing_under_load_loses_no_request() {
         );
     })
     .expect("the clients run");
-    assert!(report.sent > 100, "{report:?}");
+    assert!(report.sent >= 100, "{report:?}");
     assert_eq!(report.failed, 0, "{report:?}");
     lab.finish();
 }
@@ -81,7 +82,7 @@ fn a_container_that_ends_while_the_daemon_is_away_has_its_exit_code_and_log_and_
     lab.load_images(&["busybox"]);
     lab.deploy(
         "away",
-        "services:\n  app:\n    image: busybox:1\n    restart: always\n    init: false\n    command: [sh, -c, 'echo born; trap \"echo dying; exit 42\" TERM; while true; do sleep 0.1; done']\n",
+        "services:\n  app:\n    image: busybox:1\n    restart: always\n    init: false\n    command: [sh, -c, 'trap \"echo dying; exit 42\" TERM; echo born; while true; do sleep 0.1; done']\n",
     );
     let before = lab.tasks("away").remove(0);
     let pid = before.pid.expect("it runs") as i32;
@@ -110,6 +111,13 @@ fn a_container_that_ends_while_the_daemon_is_away_has_its_exit_code_and_log_and_
     lab.finish();
 }
 
+/// Which visit this is, as redis counts them.
+fn visit(lab: &Lab) -> u64 {
+    let line = until("redis counts", SOON, || lab.get("127.0.0.1:8080", "/visits"));
+    let number = line.strip_prefix("visit ").and_then(|rest| rest.split(',').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no visit is counted: {line}"))
+}
+
 #[test]
 fn after_a_power_cut_the_stack_is_back_with_its_slots_volumes_and_ports() {
     let mut lab = Lab::started();
@@ -126,9 +134,8 @@ fn after_a_power_cut_the_stack_is_back_with_its_slots_volumes_and_ports() {
     };
     let before = slots(&lab);
     let epoch = lab.json::<Info>(&["version"]).epoch;
-    for _ in 0..3 {
-        lab.get("127.0.0.1:8080", "/visits").expect("redis counts");
-    }
+    visit(&lab);
+    let visits = visit(&lab);
     lab.ok(&["exec", "hello/redis", "sh", "-c", "printf 'SAVE\\r\\nQUIT\\r\\n' | nc 127.0.0.1 6379"]);
     lab.power_cut();
     lab.start();
@@ -141,8 +148,7 @@ fn after_a_power_cut_the_stack_is_back_with_its_slots_volumes_and_ports() {
         }
     });
     assert_eq!(slots(&lab), before);
-    let visit = until("redis counts on", SOON, || lab.get("127.0.0.1:8080", "/visits"));
-    assert!(visit.starts_with("visit 4,"), "the volume is the same: {visit}");
+    assert_eq!(visit(&lab), visits + 1, "the volume is the same");
     assert!(lab.json::<Info>(&["version"]).epoch > epoch);
     lab.finish();
 }

@@ -11,8 +11,8 @@ use carrack_integration::wait::until;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
-/// Size of the disk.
-const DISK: &str = "size=48m,mode=700";
+/// Size of the disk: more than the images and the longest log of a task (50 MiB), which would fill it again once there is space.
+const DISK: &str = "size=128m,mode=700";
 /// Bytes of one value that grows the store.
 const BALLAST_BYTES: usize = 150 << 10;
 /// What a daemon without work may keep in memory more than before, KiB.
@@ -154,7 +154,7 @@ fn a_full_disk_refuses_writes_with_a_reason_loses_nothing_and_is_got_over() {
             ))
         }
     });
-    lab.get("127.0.0.1:8080", "/who").expect("the service answers");
+    until("the service answers", SOON, || lab.get("127.0.0.1:8080", "/who"));
     let talk = |pids: &std::collections::BTreeSet<u32>| pids.intersection(&before).count();
     assert_eq!(talk(&lab.pids("app")), 1, "the container that was not killed runs on");
     until("lost output is told in the log", SOON, || {

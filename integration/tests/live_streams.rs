@@ -97,6 +97,11 @@ fn streams_of_running_tasks_are_joined_and_left() {
     lab.deploy("s", STREAMS);
     let before = lab.pids("s");
 
+    // What runs may still be about to write.
+    until("it has spoken", SOON, || match lab.ok(&["logs", "s/cat"]) {
+        log if log.contains("first") => Ok(()),
+        log => Err(log),
+    });
     let mut first = Running::start(&lab, &["attach", "cat"]);
     let mut second = Running::start(&lab, &["attach", "s/cat.1"]);
     let mut input = first.child.stdin.take().unwrap();
@@ -123,8 +128,12 @@ fn streams_of_running_tasks_are_joined_and_left() {
     input.write_all(b"end\n").unwrap();
     first.until_said("got end");
     assert_eq!(first.code(), 7, "the exit code is the container's");
-    let ended = lab.carrack(&["attach", "cat"]);
-    assert!(ended.code == 1 && ended.err.contains("no task of s/cat is running"), "{ended:?}");
+    // The end is told here some moments before everybody knows of it.
+    until("the end is known", SOON, || {
+        let ended = lab.carrack(&["attach", "cat"]);
+        assert_eq!(ended.code, 1, "{ended:?}");
+        if ended.err.contains("no task of s/cat is running") { Ok(()) } else { Err(ended.err) }
+    });
     let stack = lab.carrack(&["attach", "s/"]);
     assert!(stack.code == 2 && stack.err.contains("carrack ps s"), "{stack:?}");
     lab.finish();
