@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use carrack_api::*;
@@ -32,6 +32,7 @@ fn sigkill(pid: u32) {
 /// Clients that ask without a pause until they are stopped.
 struct Load {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
     clients: Vec<std::thread::JoinHandle<Answers>>,
 }
 
@@ -46,19 +47,26 @@ impl Load {
     const CLIENTS: usize = 4;
 
     fn start(address: SocketAddr) -> Self {
-        let stop = Arc::<AtomicBool>::default();
+        let (stop, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let client = || {
-            let stop = stop.clone();
+            let (stop, sent) = (stop.clone(), sent.clone());
             std::thread::spawn(move || {
                 let mut answers = Answers::default();
                 while !stop.load(Ordering::SeqCst) {
                     answers.sent += 1;
                     answers.failures.extend(try_get(address).err());
+                    sent.fetch_add(1, Ordering::SeqCst);
                 }
                 answers
             })
         };
-        Self { clients: (0..Self::CLIENTS).map(|_| client()).collect(), stop }
+        Self { clients: (0..Self::CLIENTS).map(|_| client()).collect(), stop, sent }
+    }
+
+    /// Goes on until so many were sent: fast machines are done with what is tested before that.
+    async fn until_sent(&self, least: u64) {
+        eventually("enough requests are sent", || (self.sent.load(Ordering::SeqCst) >= least).then_some(()))
+            .await;
     }
 
     /// How many were sent; fails the test when one was lost.
@@ -130,8 +138,8 @@ async fn the_death_of_the_daemon_is_noticed_by_nobody(mut rig: Rig) -> Rig {
         rig.all_passing().await;
     }
     for (what, load) in [("vip", load), ("port", published)] {
-        let sent = load.stop_without_loss();
-        assert!(sent > 100, "{what}: only {sent} requests");
+        load.until_sent(100).await;
+        println!("{what}: {} requests", load.stop_without_loss());
     }
     assert_eq!(rig.pids(), pids);
     rig.stop(Shutdown::KeepContainers).await;
@@ -178,16 +186,21 @@ async fn after_a_reboot_everything_is_back(mut rig: Rig) -> Rig {
     let pids = rig.pids();
     rig.drop_daemon().await;
     // What a reboot does: all processes, the runtime directory and the kernel's state are gone, and the boot id is another.
-    let supervisors = rig.processes();
-    for pid in supervisors.into_iter().chain(pids.values().flatten().copied()) {
-        // Some have died with the one before.
-        let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
-    }
     eventually("everything is dead", || {
-        pids.values()
-            .flatten()
-            .all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
-            .then_some(())
+        let alive = |pid: &u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+        let containers = pids.values().flatten().copied().filter(alive);
+        let left: Vec<u32> = rig.processes().into_iter().chain(containers).collect();
+        for pid in &left {
+            // Some have died with the one before.
+            let _ = kill(Pid::from_raw(i32::try_from(*pid).unwrap()), Signal::SIGKILL);
+        }
+        left.is_empty().then_some(())
+    })
+    .await;
+    // What the daemon remembered last may still be on its way to the disk; until it is there, its writer holds the lock.
+    eventually("the ledger is written", || {
+        let lock = std::fs::File::open(rig.state_dir().join("node/lock")).unwrap();
+        lock.try_lock().is_ok().then_some(())
     })
     .await;
     std::fs::remove_dir_all(rig.runtime_dir()).unwrap();
@@ -231,8 +244,8 @@ async fn a_stop_under_load_loses_no_request(mut rig: Rig) -> Rig {
         })
         .await;
     }
-    let sent = load.stop_without_loss();
-    assert!(sent > 50, "only {sent} requests");
+    load.until_sent(50).await;
+    load.stop_without_loss();
     rig
 }
 
@@ -281,7 +294,7 @@ async fn a_healthcheck_decides(mut rig: Rig) -> Rig {
     checked.spec.container.healthcheck = Some(Healthcheck {
         test: HealthTest::Shell("echo looking; test -e /tmp/ready".into()),
         interval: Some(Duration::from_millis(200)),
-        timeout: Some(Duration::from_secs(2)),
+        timeout: Some(Duration::from_secs(30)),
         retries: Some(2),
         start_period: None,
         start_interval: None,

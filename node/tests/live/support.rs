@@ -45,7 +45,15 @@ pub(crate) fn run<F: Future<Output = Rig>>(test: impl FnOnce(Rig) -> F) {
         let before = inventory();
         let rig = test(Rig::new()).await;
         rig.finish().await;
-        assert_eq!(inventory(), before, "something is left");
+        let deadline = Instant::now() + *PATIENCE;
+        loop {
+            let now = inventory();
+            if now == before {
+                break;
+            }
+            assert!(Instant::now() < deadline, "something is left:\n{now}\nbefore:\n{before}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     });
 }
 
