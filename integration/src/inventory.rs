@@ -39,7 +39,12 @@ fn names(dir: &str) -> impl Iterator<Item = String> {
 
 fn mounts() -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    text.lines().filter_map(|line| line.split(' ').nth(4)).map(|target| format!("mount {target}")).collect()
+    text.lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        // `ip netns add` makes it once in the life of a host, for all namespaces that have a name.
+        .filter(|target| *target != "/run/netns")
+        .map(|target| format!("mount {target}"))
+        .collect()
 }
 
 /// Where a cgroup at the top of a hierarchy is a directory: below `/sys/fs/cgroup` itself on pure cgroup v2, else below each
