@@ -215,7 +215,7 @@ fn a_racing_container_cannot_lead_a_working_directory_out() {
     let volume_dir = host.dir.path().join("state/volumes/shared");
     for fd in 3..24 {
         symlink(format!("/proc/self/fd/{fd}"), volume_dir.join(format!("stays{fd}"))).unwrap();
-        let mut request = host.shell(&format!("stays-{fd}"), "pwd; ls; cat file; true");
+        let mut request = host.shell(&format!("stays-{fd}"), "exec 2>/dev/null; pwd; ls; cat file; true");
         request.spec.mounts = vec![volume("/v", None)];
         request.spec.working_dir = Some(format!("/v/stays{fd}"));
         match host.runtime().start(&request) {

@@ -118,11 +118,10 @@ fn throttling_is_counted() {
     let mut sampler = host.runtime().sampler(&request.id).unwrap();
     let detail = eventually("it is throttled", || {
         let detail = *sampler.sample().unwrap().detail.unwrap();
-        (detail.throttled_periods >= 3).then_some(detail)
+        // Each time for what is left of 100 ms, which is little when others held it up before.
+        (detail.throttled_periods >= 3 && detail.throttled_us >= 10_000).then_some(detail)
     });
     assert!(detail.cpu_periods >= detail.throttled_periods, "{detail:?}");
-    // Each time for what is left of 100 ms.
-    assert!(detail.throttled_us >= 10_000, "{detail:?}");
 }
 
 fn a_kill_for_lack_of_memory_is_counted_and_leaves_the_rest_running() {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -305,9 +306,18 @@ fn redirects_need_tls() {
     assert!(error.contains("redirects more than"), "{error}");
 }
 
+/// A port that is refused and that nobody else gets meanwhile: bound by a socket that does not listen.
+fn closed_port() -> (u16, OwnedFd) {
+    use rustix::net::{AddressFamily, SocketAddrV4, SocketFlags, SocketType, bind, getsockname, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = SocketAddrV4::try_from(getsockname(&socket).unwrap()).unwrap();
+    (address.port(), socket)
+}
+
 fn errors_name_the_image_and_the_registry() {
     let store = Store::new();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (port, _held) = closed_port();
     let error = pull(&store, &format!("127.0.0.1:{port}/x:1"), None).unwrap_err().to_string();
     assert!(error.contains(&format!("127.0.0.1:{port}")) && error.contains("refused"), "{error}");
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use carrack_runtime::image::{Error, ImageReference, ImageStore, LoadOptions, ProgressSink, StoreOptions};
 
 use crate::fixture::{Layer, Store, archive, gzip, names, single};
+use crate::pull::run;
 use crate::registry::DEADLINE;
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -86,11 +87,12 @@ fn a_killed_load_leaves_no_visible_image() {
 
 fn a_killed_unpack_child_leaves_nothing() {
     let scripts = tempfile::tempdir().unwrap();
+    // Written by another process: a descriptor of ours could be in the hands of a child that another test starts just then, and
+    // what somebody has open for writing cannot be executed.
     let script = |name: &str, body: &str| -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
         let path = scripts.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let write = r#"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod 755 "$1""#;
+        run("sh", &["-c", write, "sh", path.to_str().unwrap(), body]);
         path
     };
     for (helper, reason) in [

@@ -91,7 +91,7 @@ registry=$!
 trap 'kill $registry' EXIT
 tries=0
 until curl -s --cacert ca.pem https://registry.test/v2/ >/dev/null; do
-    tries=$((tries + 1)); [ $tries -lt 300 ] || { echo "the registry does not answer"; exit 1; }
+    tries=$((tries + 1)); [ $tries -lt 1200 ] || { echo "the registry does not answer"; exit 1; }
     sleep 0.1
 done
 SSL_CERT_FILE=$PWD/ca.pem skopeo copy -q --insecure-policy "oci:$2" docker://registry.test/bb:1
