@@ -27,7 +27,7 @@ fi
 scenarios() {
     local code=0 scenario
     for scenario in systemd firewalls; do
-        [ ! -x integration/vm/$scenario.sh ] || integration/vm/$scenario.sh || code=1
+        [ ! -e integration/vm/$scenario.sh ] || bash integration/vm/$scenario.sh || code=1
     done
     return $code
 }

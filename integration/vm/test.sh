@@ -4,16 +4,18 @@
 #
 #   KERNEL=6.1|6.12    the guest's kernel
 #   FULL=1             also what takes long and depends little on the kernel (suite.sh says which)
-#   ONLY="NAME ..."    only these test binaries, e.g. runtime/containers; FILTER="..." are words for their harness
+#   ONLY="NAME ..."    only these test binaries, all of each, e.g. runtime/containers; FILTER="..." are words for their harness
 #   test.sh --build    only builds what it would run
 #   VM_SECONDS=N       longest life of the VM
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARRACK:?run it with make test-vm}" "${IMAGES:?run it with make test-vm}" "${TARGET:?run it with make test-vm}"
 kernel=${KERNEL:-6.1}
+# Four times what it takes on a machine of its own.
+longest=2400
+[ -z "${FULL:-}" ] || longest=5400
 tree=$PWD
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-stage=$target/vm-stage
 . integration/vm/suite.sh
 
 # Optimised and static as the product: an emulated machine runs what is not optimised several times slower. Most of it is what
@@ -26,13 +28,15 @@ cargo test --no-run --release --locked --target "$TARGET" -p carrack-integration
     { cat "$target/vm-build.log" >&2; exit 1; }
 [ "${1:-}" != --build ] || exit 0
 
-rm -rf "$stage"
+stage=$(mktemp -d "$target/vm-stage.XXXXXX")
 mkdir -p "$stage/bin" "$stage/tree/integration"
-trap 'rm -rf "$stage"' EXIT
+trap 'rm -rf "$stage" "$stage.out"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 while read -r name seconds filters; do
     [ -z "${ONLY:-}" ] || [[ " $ONLY " == *" $name "* ]] || continue
+    [ -z "${ONLY:-}${FULL:-}" ] || filters=
+    [ "$filters" != - ] || continue
     binary=$(sed -n "s|^$name ||p" "$built")
     [ -n "$binary" ] || { echo "vm: there is no test binary $name (integration/vm/suite.sh)" >&2; exit 1; }
     cp "$binary" "$stage/bin/${name/\//.}"
@@ -48,10 +52,10 @@ sed -n 's|/.*||p' "$built" | sort -u | while read -r crate; do mkdir -p "$stage/
 cp integration/vm/guest/run-tests "$stage/run-tests"
 
 code=0
-integration/vm/run.sh -k "$kernel" -m 3072 -t "${VM_SECONDS:-1500}" "$stage" \
-    "./run-tests '$tree' '$target' '${CARRACK_TEST_SLOW:-10}'" | tee "$target/vm-test.out" || code=$?
+integration/vm/run.sh -k "$kernel" -m 3072 -t "${VM_SECONDS:-$longest}" "$stage" \
+    "./run-tests '$tree' '$target' '${CARRACK_TEST_SLOW:-10}'" | tee "$stage.out" || code=$?
 # A VM that ended early has told nothing of the rest: that is one failure.
-if [ $code != 0 ] && ! grep -q '^test result: FAILED' "$target/vm-test.out"; then
+if [ $code != 0 ] && ! grep -q '^test result: FAILED' "$stage.out"; then
     echo "test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out"
 fi
 exit $code
