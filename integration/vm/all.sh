@@ -18,8 +18,12 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-integration/vm/image.sh >/dev/null || exit 1
+# One waits for a mirror, the other for the compiler.
+integration/vm/image.sh >/dev/null &
+jobs+=($!)
 integration/vm/test.sh --build || exit 1
+wait "${jobs[0]}" || exit 1
+jobs=()
 if [ -n "${ONLY:-}" ]; then
     integration/vm/test.sh
     exit $?
