@@ -22,7 +22,7 @@ net/scale 300
 net/vips 900 --skip each_of_200
 node/live 1500
 integration/live_hello 900
-integration/live_daemon 900
+integration/live_daemon 900 --skip scaling_in
 integration/live_verbs 900 -
 integration/live_registry 900 -
 integration/live_streams 900 -
