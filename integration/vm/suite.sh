@@ -13,7 +13,7 @@ runtime/images 1500 --skip faults:: --skip tls:: --skip gc:: --skip pull:: --ski
 net/audit 600
 net/doctor 300
 net/drain 300
-net/firewalls 300
+net/firewalls 900
 net/dns_process 300
 net/isolation 300
 net/plan 300
