@@ -7,6 +7,7 @@ mod lab;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 
 use carrack_net::{EndpointKey, Netns, Tables};
 use lab::{Lab, Server, address, ask, ask_udp, sh, udp, vip};
@@ -67,6 +68,39 @@ fn a_vip_without_endpoints_is_refused_at_once() {
             let expected = if from_host { ErrorKind::PermissionDenied } else { ErrorKind::ConnectionRefused };
             assert_eq!(refused.kind(), expected);
         }
+    }
+}
+
+/// A connection from a port of our choice; what it was told.
+fn connect_from(port: u16, to: (Ipv4Addr, u16)) -> std::io::Result<()> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+    };
+    let own = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&own, sockopt::ReuseAddr, &true)?;
+    bind(own.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
+    let [a, b, c, d] = to.0.octets();
+    Ok(connect(own.as_raw_fd(), &SockaddrIn::new(a, b, c, d, to.1))?)
+}
+
+#[test]
+fn who_was_refused_is_served_from_the_same_port_once_there_is_an_endpoint() {
+    let mut lab = Lab::new();
+    lab.container(3, &["web"]);
+    let published = lab::tcp(8080);
+    lab.service(1, &[]);
+    lab.publish(published, &[]);
+    lab.apply();
+    let targets = [(vip(1), 80), (Ipv4Addr::LOCALHOST, 8080), (lab::HOST_ADDRESS, 8080)];
+    for (number, to) in (40_000..).zip(targets) {
+        let refused = lab.host.run(|| connect_from(number, to)).unwrap().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to:?}");
+    }
+    lab.service(1, &[3]);
+    lab.publish(published, &[3]);
+    lab.apply();
+    for (number, to) in (40_000..).zip(targets) {
+        lab.host.run(|| connect_from(number, to)).unwrap().unwrap_or_else(|error| panic!("{to:?}: {error}"));
     }
 }
 

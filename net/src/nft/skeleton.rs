@@ -8,8 +8,8 @@
 //!   raw: spoofs, 127/8                                                    raw: spoofs
 //!   prerouting: VIP -> endpoint          output: VIP -> endpoint
 //!               published -> endpoint            published -> endpoint    prerouting: published -> endpoint
-//!   guard: VIP without endpoint,         output_guard: VIP without
-//!          gone endpoint: reject                endpoint: reject
+//!   guard: VIP without endpoint,         output_guard: VIP or published
+//!          gone endpoint: reject                without endpoint: reject
 //!   forward: may the classes talk?                                        forward: published only
 //!   postrouting: hairpin, way out        postrouting: from 127.0.0.1
 //! input: published without endpoint: reject; DNS for containers and this host only
@@ -21,8 +21,8 @@ use crate::ipnet::{BLOCK_PREFIX, Ipv4Net};
 use crate::model::{DNS_ADDRESS, LINK_PREFIX};
 use crate::nft::expr::{
     ADMIN_PROHIBITED, Exprs, HOST_UNREACHABLE, LinkName, PORT_UNREACHABLE, STATE_ESTABLISHED_OR_RELATED,
-    STATE_NEW, Verdict, and, compare, connection_state, destination, destination_is_local, destination_port,
-    dnat, from_map, immediate, in_net, in_set, is_address, is_dnat, is_protocol, link, masquerade,
+    STATE_NEW, Verdict, and, connection_state, destination, destination_is_local, destination_port, dnat,
+    from_map, immediate, in_net, in_set, is_address, is_dnat, is_protocol, link, masquerade,
     not_the_way_back, original_destination, protocol, random, reject, reset, snat, source,
     source_and_destination, verdict, verdict_map,
 };
@@ -260,33 +260,39 @@ fn gone(layout: Layout) -> Vec<Rule> {
     rules
 }
 
-/// TCP to a VIP without endpoints goes out by lo and meets the guard, whose reset reaches the client. An ICMP error
-/// would not find back from there; this way `send` itself fails.
+/// What finds no endpoint is refused on its way out, before its flow is entered in the table of connections. Refused later, it
+/// would leave an entry there without an endpoint, and for ten seconds a connection from the same port would follow that.
+/// Datagrams to a published port go on to `input`: an ICMP error tells a socket more than the failure of its `send`.
 fn output_guard(layout: Layout) -> Vec<Rule> {
-    let other =
-        destination(0).then(in_net(true, layout.vips)).then(protocol(0)).then(compare(0, false, &[TCP]));
-    vec![rule("VIP without endpoints", other.then(reject(PORT_UNREACHABLE)))]
+    let vip = destination(0).then(in_net(true, layout.vips));
+    let mut rules = refuse("VIP without endpoints", &vip, PORT_UNREACHABLE).to_vec();
+    rules.extend(unserved().map(|(comment, flow)| {
+        rule(comment, is_protocol(TCP).then(destination_is_local()).then(flow).then(reset()))
+    }));
+    rules
+}
+
+/// New flows to published ports that found no endpoint.
+fn unserved() -> [(&'static str, Exprs); 2] {
+    let to = |address: Exprs| {
+        let key = address.then(protocol(1)).then(destination_port(2));
+        let fresh = connection_state(STATE_NEW).then(is_dnat(false));
+        fresh.then(key).then(in_set(&SetId::Published.name(), 0))
+    };
+    [
+        ("published address and port without endpoints", to(destination(0))),
+        ("published port without endpoints", to(immediate(0, &[0; 4]))),
+    ]
 }
 
 fn input() -> Vec<Rule> {
     let dns = destination(0).then(is_address(true, DNS_ADDRESS));
     let stranger = from_containers(false).then(not_loopback_link(true));
-    let unserved = |address: Exprs| {
-        let key = address.then(protocol(1)).then(destination_port(2));
-        let fresh = connection_state(STATE_NEW).then(is_dnat(false));
-        fresh.then(key).then(in_set(&SetId::Published.name(), 0))
-    };
     let mut rules = vec![
         rule("DNS is for containers and this host", stranger.then(dns.clone()).then(verdict(Verdict::Drop))),
         rule("DNS is never a published port", dns.then(verdict(Verdict::Accept))),
     ];
-    rules.extend(refuse(
-        "published address and port without endpoints",
-        &unserved(destination(0)),
-        PORT_UNREACHABLE,
-    ));
-    let any = unserved(immediate(0, &[0; 4]));
-    rules.extend(refuse("published port without endpoints", &any, PORT_UNREACHABLE));
+    rules.extend(unserved().iter().flat_map(|(comment, flow)| refuse(comment, flow, PORT_UNREACHABLE)));
     rules
 }
 
