@@ -41,7 +41,7 @@ fn a_swap_keeps_open_connections_and_moves_new_ones() {
 
 #[test]
 fn nobody_is_refused_while_endpoints_come_and_go() {
-    // Seen once in 2,000 changes on two busy CPUs, before a second look was taken.
+    // Seen once in about 5,000 changes on two busy CPUs, before a second look was taken.
     const ROUNDS: usize = 100;
     /// A client has 28,000 ports.
     const MOST: usize = 10_000;
