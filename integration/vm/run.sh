@@ -59,6 +59,10 @@ cleanup() {
     # Killed, not asked: the guest's writes are thrown away, or were synced by its own shutdown.
     for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+    # The last line: what this shell has waited for, QEMU most of all.
+    times >"$run/times"
+    awk -v kernel="$kernel" -v wall=$SECONDS 'END { split($1, user, /[ms]/); split($2, system_, /[ms]/)
+        printf "vm: kernel %s, %d s, %d CPU-s\n", kernel, wall, (user[1] + system_[1]) * 60 + user[2] + system_[2] }' "$run/times" >&2
     rm -rf "$run"
 }
 trap cleanup EXIT

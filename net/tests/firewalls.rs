@@ -13,7 +13,7 @@ use carrack_net::doctor::examine;
 use carrack_net::model::DNS_ADDRESS;
 use carrack_net::watch::Change;
 use carrack_net::{Netns, Network};
-use lab::{HOST_ADDRESS, Lab, OUTSIDE_ADDRESS, Server, address, ask, sh, tcp, vip, wait_for};
+use lab::{HOST_ADDRESS, Lab, OUTSIDE_ADDRESS, Server, address, ask, is_lost, sh, tcp, vip, wait_for};
 
 /// As `iptables-nft` stores them: xtables matches, counters, native comparisons of links.
 const DOCKER: &str = "
@@ -304,7 +304,7 @@ fn the_doctor_names_a_drop_before_us_and_its_command_helps() {
         "nft add table inet fw; nft 'add chain inet fw early { type filter hook prerouting priority -310; }'; \
          nft add rule inet fw early iifname != \"up0\" iifname != \"lo\" counter drop",
     );
-    assert!(ask(&served.client, vip(1), 80).is_err());
+    assert!(is_lost(&served.client, vip(1), 80));
     let blocked = || {
         let facts = served.lab.host.run(examine).unwrap();
         facts.into_iter().find(|fact| fact.name == "blocked traffic")
@@ -324,7 +324,7 @@ fn the_doctor_names_a_policy_of_iptables_legacy_and_its_command_helps() {
         let facts = served.lab.host.run(examine).unwrap();
         facts.into_iter().find(|fact| fact.name == "blocked traffic")
     };
-    assert!(ask(&served.client, vip(1), 80).is_err());
+    assert!(is_lost(&served.client, vip(1), 80));
     let fact = blocked().unwrap();
     assert!(fact.found.contains("FORWARD of iptables-legacy"), "{}", fact.found);
     let warnings = served.lab.on_host(|network| network.audit()).unwrap().warnings;

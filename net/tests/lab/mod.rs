@@ -7,18 +7,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use carrack_net::{Config, EndpointKey, Netns, Network, PortKey, PortTarget, Protocol, Tables};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long the kernel may take to connect; what is lost on purpose takes as long.
-pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(5) * slow());
+/// How long the kernel may take to connect.
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(5) * slow());
 /// How long one waits for an answer that must not come.
 pub const SILENCE: Duration = Duration::from_millis(500);
 /// How long a loaded machine may take to come to a state, or a server of ours to answer.
@@ -158,9 +160,10 @@ impl Lab {
     }
 }
 
-/// A server that says who it is and who asks, then echoes lines.
+/// A server that says who it is and who asks, then echoes lines. Its threads sleep until a client or the end comes.
 pub struct Server {
-    stop: Arc<AtomicBool>,
+    /// The other end is with all its threads: shut, it wakes them.
+    end: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -171,16 +174,14 @@ impl Server {
 
     pub fn tcp_at(netns: &Netns, at: Ipv4Addr, port: u16, name: &str) -> Self {
         let listener = netns.run(|| TcpListener::bind((at, port))).unwrap().unwrap();
+        // A client that is gone before it is accepted.
         listener.set_nonblocking(true).unwrap();
         let name = name.to_owned();
-        Self::spawn(move |stop| {
-            while !stop.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((stream, peer)) => {
-                        let (name, stop) = (name.clone(), stop.clone());
-                        thread::spawn(move || serve(stream, peer, &name, &stop));
-                    }
-                    Err(_) => wait_readable(&listener),
+        Self::spawn(move |end| {
+            while comes(&listener, end) {
+                if let Ok((stream, peer)) = listener.accept() {
+                    let (name, end) = (name.clone(), end.clone());
+                    thread::spawn(move || serve(stream, peer, &name, &end));
                 }
             }
         })
@@ -192,11 +193,11 @@ impl Server {
 
     pub fn udp_at(netns: &Netns, at: Ipv4Addr, port: u16, name: &str) -> Self {
         let socket = netns.run(|| UdpSocket::bind((at, port))).unwrap().unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        socket.set_nonblocking(true).unwrap();
         let name = name.to_owned();
-        Self::spawn(move |stop| {
+        Self::spawn(move |end| {
             let mut buffer = [0; 64];
-            while !stop.load(Ordering::Relaxed) {
+            while comes(&socket, end) {
                 if let Ok((_, peer)) = socket.recv_from(&mut buffer) {
                     let _ = socket.send_to(format!("{name} {}", peer.ip()).as_bytes(), peer);
                 }
@@ -204,41 +205,40 @@ impl Server {
         })
     }
 
-    fn spawn(work: impl FnOnce(Arc<AtomicBool>) + Send + 'static) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let theirs = stop.clone();
-        Self { stop, thread: Some(thread::spawn(move || work(theirs))) }
+    fn spawn(work: impl FnOnce(&Arc<UnixStream>) + Send + 'static) -> Self {
+        let (end, theirs) = UnixStream::pair().unwrap();
+        Self { end, thread: Some(thread::spawn(move || work(&Arc::new(theirs)))) }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.end.shutdown(Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn wait_readable(listener: &TcpListener) {
-    use std::os::fd::AsFd;
-    let mut fds = [nix::poll::PollFd::new(listener.as_fd(), nix::poll::PollFlags::POLLIN)];
-    let _ = nix::poll::poll(&mut fds, 50u16);
+/// Sleeps until something comes on the socket; false once the server ends.
+fn comes(socket: &impl AsFd, end: &UnixStream) -> bool {
+    let mut fds = [socket.as_fd(), end.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) => fds[1].any() == Some(false),
+        Err(error) => error == Errno::EINTR,
+    }
 }
 
-fn serve(mut stream: TcpStream, peer: SocketAddr, name: &str, stop: &AtomicBool) {
+fn serve(mut stream: TcpStream, peer: SocketAddr, name: &str, end: &UnixStream) {
     let _ = stream.set_nonblocking(false);
-    let _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
     let _ = stream.write_all(format!("{name} {}\n", peer.ip()).as_bytes());
     let mut buffer = [0; 64];
-    while !stop.load(Ordering::Relaxed) {
+    while comes(&stream, end) {
         match stream.read(&mut buffer) {
-            Ok(0) => return,
+            Ok(0) | Err(_) => return,
             Ok(length) => {
                 let _ = stream.write_all(&buffer[..length]);
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
-            Err(_) => return,
         }
     }
 }
@@ -258,6 +258,11 @@ fn answer(text: &str) -> Answer {
 /// Connects from a namespace and reads who answered.
 pub fn ask(from: &Netns, to: Ipv4Addr, port: u16) -> io::Result<Answer> {
     connect(from, to, port).map(|(answer, _)| answer)
+}
+
+/// Whether nothing is there for somebody: what is dropped on the way is waited for only so long.
+pub fn is_lost(from: &Netns, to: Ipv4Addr, port: u16) -> bool {
+    from.run(|| TcpStream::connect_timeout(&SocketAddrV4::new(to, port).into(), SILENCE)).unwrap().is_err()
 }
 
 /// The same, keeping the connection.
