@@ -59,7 +59,7 @@ lint: setup ## format check and clippy, warnings denied
 test: lint build images ## every test but the long ones; needs root
 	@integration/test.sh
 
-test-all: test ## what CI runs: those, then the long forms of some
+test-all: test ## what CI runs: those, then the long forms of some, then the VM
 	@integration/test.sh --long
 
 test-vm: build images ## what depends on a kernel, in VMs on pure cgroup v2 (KERNEL=6.12: another kernel; FULL=1: all of it)

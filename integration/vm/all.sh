@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # What `make test-vm` runs: the tests of the repository in one VM, and beside it, in VMs whose PID 1 is systemd, the life of the
-# package and the firewalls of others. Two VMs at a time: each has one vCPU.
+# package and the firewalls of others. Two VMs at a time: each has one vCPU. Whoever needs the image first builds it (image.sh).
 #
-#   KERNEL=6.1|6.12    the guests' kernel; FULL=1 and the others: see test.sh
+#   KERNEL=6.1|6.12    the guests' kernel; FULL=1, ONLY and the others: see test.sh
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-target=${CARGO_TARGET_DIR:-target}
-beside=$target/vm-beside.out
+[ -z "${ONLY:-}" ] || exec integration/vm/test.sh
+beside=${CARGO_TARGET_DIR:-target}/vm-beside.out
 # Each job is a process group of its own, so that a signal to this script ends all that the job has started.
 set -m
 jobs=()
@@ -18,16 +18,6 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# One waits for a mirror, the other for the compiler.
-integration/vm/image.sh >/dev/null &
-jobs+=($!)
-integration/vm/test.sh --build || exit 1
-wait "${jobs[0]}" || exit 1
-jobs=()
-if [ -n "${ONLY:-}" ]; then
-    integration/vm/test.sh
-    exit $?
-fi
 scenarios() {
     local code=0 scenario
     for scenario in systemd firewalls; do

@@ -5,7 +5,6 @@
 #   KERNEL=6.1|6.12    the guest's kernel
 #   FULL=1             also what takes long and depends little on the kernel (suite.sh says which)
 #   ONLY="NAME ..."    only these test binaries, all of each, e.g. runtime/containers; FILTER="..." are words for their harness
-#   test.sh --build    only builds what it would run
 #   VM_SECONDS=N       longest life of the VM
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -18,15 +17,16 @@ tree=$PWD
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 . integration/vm/suite.sh
 
-# Optimised and static as the product: an emulated machine runs what is not optimised several times slower. Most of it is what
-# `make build` has built.
+# Optimised and static as the product: an emulated machine runs what is not optimised several times slower. The product is named
+# too: with its features, most of what is needed is what `make build` has built.
 built=$target/vm-tests
-cargo test --no-run --release --locked --target "$TARGET" -p carrack-integration -p carrack-runtime -p carrack-net \
-    -p carrack-node --test '*' --message-format=json 2>"$target/vm-build.log" |
+tests=()
+for name in $(suite | sed 's|^[^/]*/||; s| .*||' | sort -u); do tests+=(--test "$name"); done
+cargo test --no-run --release --locked --target "$TARGET" -p carrack -p carrack-integration -p carrack-runtime -p carrack-net \
+    -p carrack-node "${tests[@]}" --message-format=json 2>"$target/vm-build.log" |
     jq -r 'select(.reason == "compiler-artifact" and .profile.test and .target.kind == ["test"] and .executable)
         | "\(.manifest_path | split("/")[-2])/\(.target.name) \(.executable)"' >"$built" ||
     { cat "$target/vm-build.log" >&2; exit 1; }
-[ "${1:-}" != --build ] || exit 0
 
 stage=$(mktemp -d "$target/vm-stage.XXXXXX")
 mkdir -p "$stage/bin" "$stage/tree/integration"

@@ -631,4 +631,5 @@ mod collect;
 mod outcomes;
 
 #[cfg(test)]
+#[cfg(feature = "virtual-time")]
 mod tests;

@@ -32,6 +32,7 @@ mod report;
 mod requests;
 mod restart;
 #[cfg(test)]
+#[cfg(feature = "virtual-time")]
 mod simulated;
 mod tables;
 #[cfg(test)]
