@@ -65,13 +65,13 @@ down() {
     done
     show "carrack daemon --stop --stop-containers"
     carrack daemon --stop --stop-containers --state-dir $state --runtime-dir $run
-    inventory | sort | diff $state/inventory.before - >/tmp/carrack-demo.diff
-    local same=$?
+    local difference same
+    difference=$(inventory | sort | diff $state/inventory.before -)
+    same=$?
     echo
     echo "inventory before and after (links, addresses, netns, nft tables, mounts, cgroups, processes):"
-    cat /tmp/carrack-demo.diff
-    [ $same = 0 ] && echo "no difference"
-    rm -rf $state $run /tmp/carrack-demo.diff
+    if [ $same = 0 ]; then echo "no difference"; else echo "$difference"; fi
+    rm -rf $state $run
     return $same
 }
 
@@ -138,6 +138,8 @@ case ${1:-} in
 esac
 
 needs
+scratch=$(mktemp -d) || exit 1
+trap 'rm -rf "$scratch"' EXIT
 echo "Carrack demo: one host, $("$CARRACK" --version), $(stat -c %s "$CARRACK" | numfmt --to=iec)B static binary"
 
 step "this host: what is there, what is not, and what that costs"
@@ -195,7 +197,7 @@ if [[ $a == visit* && $b == visit* && ${a%%,*} != "${b%%,*}" ]]; then ok "replic
 step "kill -9 of the daemon under load"
 before=$(pids hello)
 pid=$(daemon_pid)
-stop_load=$(mktemp -u)
+stop_load=$scratch/stop-load
 "$load" "127.0.0.1:$HELLO_PORT" / --clients 4 --seconds 30 --until "$stop_load" >"$stop_load.out" 2>&1 &
 loader=$!
 sleep 1
@@ -213,7 +215,6 @@ wait $loader
 loss=$?
 cat "$stop_load.out"
 if [ $loss = 0 ] && [ "$(pids hello)" = "$before" ]; then ok "no request lost, container pids unchanged ($before), daemon back in $up ms"; else bad "pids before: $before after: $(pids hello)"; fi
-rm -f "$stop_load" "$stop_load.out"
 
 step "a container is killed"
 victim=$(carrack ps hello/web -o json | jq -r '.[0].pid')
@@ -232,14 +233,14 @@ five() { [ "$(passing)" = 5 ]; }
 if wait_for 20 five && distinct 5 curl -s --max-time 5 "$url" >/dev/null; then ok "5 distinct answers after $(($(now_ms) - t)) ms"; else bad "$(passing) passing"; fi
 
 step "limits act: 32 MiB for one that takes 64, a tenth of a CPU for one that takes all"
-cat >/tmp/carrack-demo-limits.yaml <<'YAML'
+cat >"$scratch/limits.yaml" <<'YAML'
 name: limits
 services:
   hungry: {image: "busybox:1", command: dd if=/dev/zero of=/dev/null bs=64M count=1, mem_limit: 32m, restart: "no"}
   busy: {image: "busybox:1", command: [sh, -c, "while :; do :; done"], cpus: 0.1, stop_grace_period: 0s}
 YAML
 show "carrack deploy -f limits.yaml -d"
-carrack deploy -f /tmp/carrack-demo-limits.yaml -d
+carrack deploy -f "$scratch/limits.yaml" -d
 exit_of() { carrack ps -a limits/hungry -o json | jq -e '.[0].exit // empty'; }
 throttled() { carrack inspect limits/busy.1 | jq -e '[.. | .throttled_periods? // empty] | max // 0 | select(. > 0)'; }
 wait_for 30 exit_of >/dev/null
@@ -253,25 +254,22 @@ if exit_of | jq -e '.oom and .peak_memory > 0' >/dev/null && [ "${periods:-0}" -
     ok "the one was killed for lack of memory and everybody says so; the other is held back to a tenth of a CPU"
 else bad "exit: $(exit_of | jq -c .) throttled: ${periods:-no}"; fi
 carrack down -p limits >/dev/null
-rm -f /tmp/carrack-demo-limits.yaml
 
 step "a bad file"
-printf 'services:\n  web:\n    image: hello-web:1\n    prots: ["80"]\n' >/tmp/carrack-demo-bad.yaml
+printf 'services:\n  web:\n    image: hello-web:1\n    prots: ["80"]\n' >"$scratch/bad.yaml"
 show "carrack deploy -p hello -f bad.yaml"
-said=$(carrack deploy -p hello -f /tmp/carrack-demo-bad.yaml 2>&1)
+said=$(carrack deploy -p hello -f "$scratch/bad.yaml" 2>&1)
 code=$?
 echo "$said"
 if [ $code != 0 ] && grep -q 'bad.yaml:4:5' <<<"$said" && grep -qi 'ports' <<<"$said"; then ok "refused with file:line:column and a hint, exit code $code"; else bad "exit code $code"; fi
-rm -f /tmp/carrack-demo-bad.yaml
 
 step "a bad image"
 before=$(pids hello)
-sed 's/hello-web:1/hello-web:nope/' "$root/examples/hello/compose.yaml" >/tmp/carrack-demo-bad.yaml
+sed 's/hello-web:1/hello-web:nope/' "$root/examples/hello/compose.yaml" >"$scratch/bad-image.yaml"
 show "carrack deploy -p hello -f bad-image.yaml"
-said=$(carrack deploy -p hello -f /tmp/carrack-demo-bad.yaml 2>&1)
+said=$(carrack deploy -p hello -f "$scratch/bad-image.yaml" 2>&1)
 code=$?
 echo "$said"
-rm -f /tmp/carrack-demo-bad.yaml
 if [ $code != 0 ] && [ "$(pids hello)" = "$before" ] && curl -sf --max-time 5 "$url" >/dev/null; then ok "refused, exit code $code; the old tasks serve"; else bad "exit code $code"; fi
 
 farewell hello/web
