@@ -13,4 +13,4 @@ cp -r "$IMAGES"/{hello-web,hello-redis}.tar integration/vm/guest/firewalls cli/p
 
 echo "     Running vm/firewalls (kernel $kernel, systemd)"
 boot firewalls 1800 firewalls -s -m 2048
-result
+result firewalls

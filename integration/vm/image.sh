@@ -54,7 +54,9 @@ mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
 # Asking apt takes seconds. As long as what it knows is what it was, so is its answer.
-known() { stat -c '%n %s %y' /var/lib/apt/lists/* 2>/dev/null | cat - image.sh | sha256sum | cut -c1-16; }
+known() {
+    find /var/lib/apt/lists -maxdepth 1 -type f ! -name lock -printf '%f %s %t\n' | sort | cat - image.sh | sha256sum | cut -c1-16
+}
 known=$(known)
 if [ -e "$cache/known-$known" ] && entry=$(cat "$cache/known-$known") && [ -e "$entry/complete" ]; then
     echo "$entry"

@@ -26,12 +26,16 @@ boot() {
     return "$code"
 }
 
-# The line that cargo test ends with.
+# result SCRIPT: the line that cargo test ends with; every `check` line of the guest's script must have passed
 result() {
     local passed failed verdict=ok
     passed=$(grep -c '^test .* \.\.\. ok' "$work/out")
     failed=$(grep -c '^test .* \.\.\. FAILED' "$work/out")
-    [ "$failed" = 0 ] && [ "$passed" != 0 ] || verdict=FAILED
+    if [ "$failed" = 0 ] && [ "$passed" != "$(grep -cE '^ *check [a-z_]+$' "integration/vm/guest/$1")" ]; then
+        echo "vm: not every test of guest/$1 has run"
+        failed=1
+    fi
+    [ "$failed" = 0 ] || verdict=FAILED
     printf '\ntest result: %s. %s passed; %s failed; 0 ignored; 0 measured; 0 filtered out\n' $verdict "$passed" "$failed"
     [ $verdict = ok ]
 }

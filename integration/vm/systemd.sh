@@ -23,4 +23,4 @@ echo "     Running vm/package (kernel $kernel, systemd)"
 # The second boot goes on where the first has left the disk; after a failure there it would only repeat it.
 boot first 2400 "package first" -s -d "$work/disk" && boot second 2400 "package second" -s -d "$work/disk" &&
     boot plain 2400 "package plain"
-result
+result package

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use carrack_net::{Config, EndpointKey, Netns, Network, PortKey, PortTarget, Protocol, Tables};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// How long the kernel may take to connect.
 static PATIENCE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(5) * slow());
@@ -86,6 +87,9 @@ impl Lab {
 
     /// Only the host and its link to the outside.
     pub fn without_network() -> Self {
+        // A container takes seven descriptors; a shell's soft limit of 1,024 is for programs that call select(2).
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
         let (host, outside) = (Netns::create().unwrap(), Netns::create().unwrap());
         // IPv6 addresses and their routes come seconds after their link: two inventories would differ by them.
         let no_ipv6 = "d=/proc/sys/net/ipv6/conf; [ ! -d $d ] || for c in all default; do echo 1 > $d/$c/disable_ipv6; done";
