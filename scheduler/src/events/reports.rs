@@ -91,7 +91,10 @@ fn changes(old: Option<&TaskReport>, new: &TaskReport) -> Vec<(&'static str, Str
     let same_run = old.is_some_and(|o| o.run == new.run);
     if new.crashes > old.map_or(0, |o| o.crashes) {
         let why = new.exit.as_ref().map(|e| e.describe()).unwrap_or_else(|| "no exit record".into());
-        let next = new.reason.as_ref().map(|r| format!("; {r}")).unwrap_or_default();
+        // Most reasons begin with how it ended.
+        let next = new.reason.as_ref().map(|reason| reason.strip_prefix(&why).unwrap_or(reason));
+        let next = next.map(|next| next.trim_start_matches("; ")).filter(|next| !next.is_empty());
+        let next = next.map(|next| format!("; {next}")).unwrap_or_default();
         out.push((CRASHED, format!("crashed: {why}{next}")));
     }
     if new.run > 1 && old.is_some_and(|o| o.run < new.run) {
@@ -161,6 +164,21 @@ mod tests {
         assert_eq!(kinds(Some(&passing), &passing), Vec::<&str>::new());
         assert_eq!(kinds(Some(&passing), &crashed), ["task.crashed"]);
         assert_eq!(kinds(Some(&crashed), &again), ["task.restarted", "task.running", "task.passing"]);
+    }
+
+    #[test]
+    fn why_it_crashed_is_said_once() {
+        let before = report(1, TaskState::Running, Health::Unknown, 0);
+        let mut after = report(1, TaskState::Failed, Health::Unknown, 1);
+        after.exit = serde_json::from_value(serde_json::json!({"code": 137, "oom": true, "at": 1})).unwrap();
+        let why = after.exit.as_ref().unwrap().describe();
+        let said = |after: &TaskReport| changes(Some(&before), after)[0].1.clone();
+        after.reason = Some(why.clone());
+        assert_eq!(said(&after), format!("crashed: {why}"));
+        after.reason = Some(format!("{why}; tried again in 2 s"));
+        assert_eq!(said(&after), format!("crashed: {why}; tried again in 2 s"));
+        after.reason = Some("no more restarts".into());
+        assert_eq!(said(&after), format!("crashed: {why}; no more restarts"));
     }
 
     #[test]
