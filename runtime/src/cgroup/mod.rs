@@ -38,8 +38,11 @@ const EMPTY_DEADLINE: Duration = Duration::from_secs(10);
 const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
 /// Pause between two looks at a cgroup that does not tell when it is empty.
 const POLL: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
-/// Levels of cgroups below a container's own that are looked at.
+/// Levels of cgroups below one of ours that are looked at.
 const MAX_DEPTH: usize = 16;
+/// What a container may make below its own cgroup on v2: as deep as is looked at from our parent, too, and so many in all.
+const MAX_NESTED: [(&str, usize); 2] =
+    [("cgroup.max.depth", MAX_DEPTH - 1), ("cgroup.max.descendants", 1000)];
 
 /// Name of the cgroup of supervisors, below our parent.
 const SUPERVISORS: &str = "supervisors";
@@ -302,6 +305,17 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Keeps its processes from nesting cgroups where they are not looked at. They cannot raise it where namespaces delegate
+    /// (`nsdelegate`); v1 has nothing like it.
+    pub(crate) fn bound_nested(&self) -> Result<(), RuntimeError> {
+        let Some((_, dir)) = self.dirs.first().filter(|_| self.v2) else { return Ok(()) };
+        for (name, value) in MAX_NESTED {
+            let file = dir.join(name);
+            fs::write(&file, value.to_string()).map_err(RuntimeError::file("write", &file))?;
+        }
+        Ok(())
+    }
+
     /// Lets its processes use only the devices that every container has and those given. To be called before the first process
     /// enters. On v1 libcontainer writes the rules.
     pub(crate) fn restrict_devices(&self, given: &[DeviceNode]) -> io::Result<()> {
@@ -483,6 +497,8 @@ fn collect(dir: &Path, depth: usize, pids: &mut BTreeSet<u32>) -> Result<(), Run
             pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0))
         }
         Err(error) if gone(&error) => return Ok(()),
+        // A threaded one: its processes are those of the domain above, a container's own cgroup at the latest.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
         Err(error) => return Err(RuntimeError::file("read", &file)(error)),
     }
     if depth < MAX_DEPTH {

@@ -183,7 +183,7 @@ impl Supervisor {
 
         at("create.15-cgroup")?;
         let cgroup = self.cgroups.run(&request.id);
-        cgroup.create().map_err(system("make the cgroup"))?;
+        cgroup.create().and_then(|()| cgroup.bound_nested()).map_err(system("make the cgroup"))?;
         host.cgroup = cgroup.facts();
         let given = (!request.spec.security.privileged).then(|| devices.clone());
         if let Some(given) = &given {

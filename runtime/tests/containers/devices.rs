@@ -10,7 +10,7 @@ use carrack_runtime::{ExecRequest, StartError, StartRequest};
 
 use rustix::fs::{FileType, Mode, makedev};
 
-use crate::support::{DEADLINE, Host, eventually};
+use crate::support::{DEADLINE, Host};
 
 crate::trials!(
     only_devices_that_were_given_can_be_opened,
@@ -156,18 +156,11 @@ fn a_privileged_container_can_open_all() {
 /// In a mount namespace of its own, in which only a cgroup2 tree is mounted: on a host with v1 that tree has no controllers, so
 /// this is also the host of an operator who has switched one off.
 fn a_host_with_v2_only_and_few_controllers_refuses_or_warns_and_keeps_devices_away() {
-    let mut child = Command::new("/proc/self/exe")
-        .arg(MODE)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let ended = eventually("the child on cgroup2 ends", || child.try_wait().unwrap());
-    let output = child.wait_with_output().unwrap();
+    // Whatever it waits for has a deadline of its own.
+    let output = Command::new("/proc/self/exe").arg(MODE).stdin(Stdio::null()).output().unwrap();
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(ended.success() && text.contains("all is well"), "{text}");
+    assert!(output.status.success() && text.contains("all is well"), "{text}");
 }
 
 /// The child.
@@ -219,6 +212,8 @@ pub(crate) fn on_cgroup2() -> ! {
         Err(error) => panic!("{error}"),
     }
 
+    nested_cgroups_are_removed(&host);
+
     let request = host.request("seen", &["sleep", "1000"]);
     host.runtime().start(&request).unwrap();
     let usage = host.runtime().sampler(&request.id).unwrap().sample().unwrap();
@@ -227,4 +222,23 @@ pub(crate) fn on_cgroup2() -> ! {
     drop(host);
     println!("all is well");
     std::process::exit(0)
+}
+
+/// A container that mounts its cgroup may make some below: threaded ones, which list no processes, and many levels. It is ended and
+/// removed all the same, and nests only as deep as is looked at.
+fn nested_cgroups_are_removed(host: &Host) {
+    let script = "mkdir /tmp/own && mount -t cgroup2 none /tmp/own && cd /tmp/own || exit
+        mkdir -p sub/inner && echo threaded > sub/cgroup.type && echo threaded > sub/inner/cgroup.type || exit
+        sleep 1000 & echo $! > sub/cgroup.threads && echo threaded with $(wc -l < sub/cgroup.threads)
+        mkdir deep && cd deep || exit
+        for i in $(seq 2 30); do mkdir sub && cd sub || break; done 2> /dev/null
+        echo $i levels; exec sleep 1000";
+    let mut request = host.shell("nested", script);
+    request.spec.security.cap_add = vec!["SYS_ADMIN".into()];
+    host.runtime().start(&request).unwrap();
+    // One more than there may be: that one is refused.
+    host.wait_line("nested", "16 levels");
+    assert!(host.lines("nested").contains(&"threaded with 1".to_owned()), "{:?}", host.lines("nested"));
+    host.runtime().remove_run(&request.id).unwrap();
+    assert!(host.cgroup_dirs().iter().all(|dir| !dir.join("nested.1").exists()));
 }
