@@ -1,5 +1,6 @@
 //! The node as its daemon holds it: opened once, run once, asked from many places.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use carrack_api::{Assignment, ClusterId, NodeInfo, NodeReport, NodeRequest};
 use carrack_runtime::error::chain;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::{NodeConfig, NodeError, Shutdown};
 use crate::containers::Containers;
@@ -24,6 +26,8 @@ use crate::usage::UsageRings;
 const LOCK_LEFT_MAX: Duration = Duration::from_secs(2);
 /// Between two looks at it.
 const LOCK_LOOK: Duration = Duration::from_millis(5);
+/// Between two looks at whether memory is reserved above the containers as they have asked for.
+const RESERVE_EVERY: Duration = Duration::from_secs(30);
 
 /// A node. Clones are the same node.
 #[derive(Debug, Clone)]
@@ -123,7 +127,10 @@ impl Node {
             });
             reports(report);
         };
-        driver.run(assignments, report, shutdown).await
+        tokio::select! {
+            ended = driver.run(assignments, report, shutdown) => ended,
+            never = keep_reserved(&shared.containers) => match never {},
+        }
     }
 
     /// Answers one request over a byte stream of [`carrack_api::stream::Frame`]s; returns when the answer is complete or the
@@ -141,6 +148,18 @@ impl Node {
             view: shared.view.subscribe(),
         };
         desk.serve(request, stream).await;
+    }
+}
+
+/// Keeps the memory reserved that containers have asked for, at the adoption of those that run and from then on.
+async fn keep_reserved(containers: &Containers) -> Infallible {
+    let mut looks = interval(RESERVE_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        if let Err(error) = containers.clone().blocking(|this| this.runtime().reserve_again()).await {
+            tracing::warn!(%error, "memory cannot be reserved again above the containers");
+        }
     }
 }
 

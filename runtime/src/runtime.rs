@@ -167,6 +167,11 @@ impl Runtime {
         Ok(())
     }
 
+    /// Reserves memory again above the runs that have some reserved, where that was set back: to be called now and then.
+    pub fn reserve_again(&self) -> io::Result<()> {
+        self.cgroups.supervisors().reserve_above_again()
+    }
+
     /// The directory of the cgroup that helpers of the daemon belong in, where they must not stay in the daemon's own.
     pub fn helpers_cgroup(&self) -> Option<PathBuf> {
         self.cgroups.given()?;

@@ -21,6 +21,13 @@ impl Cgroup {
         reserve(dir, Path::new(ROOT))
     }
 
+    /// Reserves above what is reserved beside it where somebody else has set that back, as systemd does with its units when it is
+    /// reloaded. Where nothing is reserved those above are left as they are.
+    pub(crate) fn reserve_above_again(&self) -> io::Result<()> {
+        let Some((_, dir)) = self.dirs.first().filter(|_| self.v2) else { return Ok(()) };
+        reserve_again(dir, Path::new(ROOT))
+    }
+
     /// Whether memory is reserved for it, so that the sums above change when it goes.
     pub(super) fn has_reserved(&self) -> bool {
         self.v2 && self.dirs.first().is_some_and(|(_, dir)| reserved(dir) > 0)
@@ -40,6 +47,11 @@ fn reserve(dir: &Path, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn reserve_again(dir: &Path, root: &Path) -> io::Result<()> {
+    let beside = dir.parent().map(children).unwrap_or_default();
+    if beside.iter().any(|cgroup| reserved(cgroup) > 0) { reserve(dir, root) } else { Ok(()) }
+}
+
 /// What is reserved for a cgroup, bytes; nothing where memory is not controlled.
 fn reserved(dir: &Path) -> u64 {
     let text = fs::read_to_string(dir.join(FILE)).unwrap_or_default();
@@ -49,6 +61,30 @@ fn reserved(dir: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_has_set_back_above_is_set_again_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let set = |path: &str, low: &str| {
+            fs::create_dir_all(root.join(path)).unwrap();
+            fs::write(root.join(path).join(FILE), low).unwrap();
+        };
+        let run = "slice/unit/a";
+        for (path, low) in [("slice", "0\n"), ("slice/unit", "0\n"), (run, "4096\n")] {
+            set(path, low);
+        }
+        let supervisors = root.join("slice/unit/supervisors");
+        fs::create_dir(&supervisors).unwrap();
+        reserve_again(&supervisors, root).unwrap();
+        assert_eq!([reserved(&root.join("slice/unit")), reserved(&root.join("slice"))], [4096, 4096]);
+        // Nothing is reserved below: what is there is the administrator's.
+        set(run, "0\n");
+        set("slice", "77\n");
+        reserve_again(&supervisors, root).unwrap();
+        assert_eq!(reserved(&root.join("slice")), 77);
+        reserve_again(&root.join("gone/supervisors"), root).unwrap();
+    }
 
     #[test]
     fn each_cgroup_above_has_the_sum_of_those_below() {
