@@ -219,6 +219,8 @@ impl TasksUnit {
             "KillMode=control-group",
             "TimeoutStopSec=30s",
             "CollectMode=inactive-or-failed",
+            // Another target (`systemctl isolate`) ends daemons, not what they left running.
+            "IgnoreOnIsolate=yes",
         ];
         let before = format!("Before={DAEMON}");
         for property in properties.into_iter().chain([before.as_str()]) {
@@ -382,6 +384,7 @@ mod tests {
             "--property=Delegate=yes",
             "--property=TasksMax=infinity",
             "--property=Before=carrack.service",
+            "--property=IgnoreOnIsolate=yes",
         ] {
             assert!(arguments.iter().any(|argument| argument == needed), "{needed}: {arguments:?}");
         }
