@@ -366,8 +366,9 @@ pub fn parse_signal(text: &str) -> Option<i32> {
 pub struct Usage {
     /// CPU time used, microseconds.
     pub cpu_us: u64,
-    /// Memory in use without what the page cache could give back, bytes.
-    pub memory: Bytes,
+    /// Memory in use without what the page cache could give back, bytes; absent where the host controls no memory.
+    #[serde(default)]
+    pub memory: Option<Bytes>,
     /// Processes and threads.
     pub pids: u64,
     /// Wall-clock moment of the sample.
@@ -389,8 +390,8 @@ impl Usage {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct UsageDetail {
-    /// Largest memory use so far, page cache included.
-    pub memory_peak: Bytes,
+    /// Largest memory use so far, page cache included; absent where the host controls no memory.
+    pub memory_peak: Option<Bytes>,
     /// Processes that the kernel killed for lack of memory.
     pub oom_kills: u64,
     /// Periods in which its CPU limit was looked at; 0 without a limit.
@@ -399,6 +400,10 @@ pub struct UsageDetail {
     pub throttled_periods: u64,
     /// How long it stood still, microseconds, over all CPUs.
     pub throttled_us: u64,
+    /// Read from block devices, summed over all; absent where the host does not account for them.
+    pub disk_read: Option<Bytes>,
+    /// Written to block devices, likewise.
+    pub disk_written: Option<Bytes>,
     /// How long it waited for what it lacked; the kernel tells on cgroup v2 only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pressure: Option<Pressure>,

@@ -659,8 +659,9 @@ Examples:
   carrack stats --no-stream -o json | jq .memory
 
 CPU is in percent of one CPU; THROTTLED is the share of moments at which a CPU limit held the task back;
-PEAK is the most memory so far, page cache included. With -o json each sample is a line, with processes
-killed for lack of memory (oom_kills) and, on cgroup v2, time lost by waiting (pressure).")]
+PEAK is the most memory so far, page cache included; READ and WRITTEN are bytes from and to block devices so
+far, `-` where the host does not account for them. With -o json each sample is a line, with processes killed
+for lack of memory (oom_kills) and, on cgroup v2, time lost by waiting (pressure).")]
 pub(crate) struct StatsArgs {
     /// Stacks, services, replicas or tasks
     #[arg(value_name = "TARGET")]

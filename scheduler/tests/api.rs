@@ -207,7 +207,7 @@ fn started(task: TaskId) -> TaskReport {
         progress: None,
         probe: None,
         pid: Some(1),
-        usage: Some(Usage { cpu_us: 1, memory: Bytes(1), pids: 1, at: Timestamp(1), detail: None }),
+        usage: Some(Usage { cpu_us: 1, memory: Some(Bytes(1)), pids: 1, at: Timestamp(1), detail: None }),
     }
 }
 

@@ -35,10 +35,14 @@ struct Row {
     cpu_percent: Option<f64>,
     /// Percent of the periods between the last two samples in which its CPU limit held it back; absent without a limit.
     throttled_percent: Option<f64>,
-    memory: Bytes,
+    /// What the host does not control or account for is absent, here and below.
+    memory: Option<Bytes>,
     memory_peak: Option<Bytes>,
     memory_limit: Option<Bytes>,
     pids: u64,
+    /// From and to block devices, so far.
+    disk_read: Option<Bytes>,
+    disk_written: Option<Bytes>,
     /// Processes that the kernel killed for lack of memory.
     oom_kills: Option<u64>,
     /// Percent of the time between the last two samples; absent on cgroup v1, whose kernels do not tell.
@@ -133,9 +137,11 @@ impl Watch {
                 cpu_percent: rates.cpu,
                 throttled_percent: rates.throttled,
                 memory: usage.memory,
-                memory_peak: usage.detail.as_ref().map(|detail| detail.memory_peak),
+                memory_peak: usage.detail.as_ref().and_then(|detail| detail.memory_peak),
                 memory_limit: self.limit(context, &task.service).await?,
                 pids: usage.pids,
+                disk_read: usage.detail.as_ref().and_then(|detail| detail.disk_read),
+                disk_written: usage.detail.as_ref().and_then(|detail| detail.disk_written),
                 oom_kills: usage.detail.as_ref().map(|detail| detail.oom_kills),
                 pressure: rates.pressure,
             });
@@ -208,7 +214,10 @@ fn table(rows: &[Row]) -> Table {
         full("PEAK"),
         full("LIMIT"),
         full("PIDS"),
+        full("READ"),
+        full("WRITTEN"),
     ]);
+    let bytes = |bytes: Option<Bytes>| bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for row in rows {
         let limit = row.memory_limit.filter(|limit| limit.0 > 0);
@@ -216,14 +225,16 @@ fn table(rows: &[Row]) -> Table {
             row.name.as_str().into(),
             or_dash(row.cpu_percent.map(|cpu| format!("{cpu:.1}%"))).into(),
             or_dash(row.throttled_percent.map(|share| format!("{share:.0}%"))).into(),
-            match limit {
-                Some(limit) => format!("{} ({}%)", row.memory, row.memory.0.saturating_mul(100) / limit.0),
-                None => row.memory.to_string(),
+            match row.memory.zip(limit) {
+                Some((used, limit)) => format!("{used} ({}%)", used.0.saturating_mul(100) / limit.0),
+                None => bytes(row.memory),
             }
             .into(),
-            or_dash(row.memory_peak.map(|peak| peak.to_string())).into(),
-            or_dash(limit.map(|limit| limit.to_string())).into(),
+            bytes(row.memory_peak).into(),
+            bytes(limit).into(),
             row.pids.to_string().into(),
+            bytes(row.disk_read).into(),
+            bytes(row.disk_written).into(),
         ]);
     }
     table
@@ -236,7 +247,7 @@ mod tests {
     use super::*;
 
     fn usage(at: u64, cpu_us: u64) -> Usage {
-        Usage { cpu_us, memory: Bytes(32 << 20), pids: 3, at: Timestamp(at), detail: None }
+        Usage { cpu_us, memory: Some(Bytes(32 << 20)), pids: 3, at: Timestamp(at), detail: None }
     }
 
     #[test]
@@ -270,22 +281,26 @@ mod tests {
             at: Timestamp(0),
             cpu_percent: cpu,
             throttled_percent: throttled,
-            memory: Bytes(32 << 20),
+            memory: Some(Bytes(32 << 20)),
             memory_peak: Some(Bytes(48 << 20)),
             memory_limit: limit,
             pids: 3,
+            disk_read: Some(Bytes(1 << 20)),
+            disk_written: None,
             oom_kills: Some(0),
             pressure: None,
         };
         let rows = [
             row("hello/web.1", Some(12.34), Some(3.9), Some(Bytes(64 << 20))),
             row("hello/db.1", None, None, None),
+            Row { memory: None, memory_peak: None, ..row("hello/no.1", None, None, Some(Bytes(64 << 20))) },
         ];
         assert_eq!(
             table(&rows).render(None, false),
-            "TASK         CPU    THROTTLED  MEMORY        PEAK    LIMIT   PIDS\n\
-             hello/web.1  12.3%  4%         32 MiB (50%)  48 MiB  64 MiB  3\n\
-             hello/db.1   -      -          32 MiB        48 MiB  -       3\n"
+            "TASK         CPU    THROTTLED  MEMORY        PEAK    LIMIT   PIDS  READ   WRITTEN\n\
+             hello/web.1  12.3%  4%         32 MiB (50%)  48 MiB  64 MiB  3     1 MiB  -\n\
+             hello/db.1   -      -          32 MiB        48 MiB  -       3     1 MiB  -\n\
+             hello/no.1   -      -          -             -       64 MiB  3     1 MiB  -\n"
         );
     }
 }

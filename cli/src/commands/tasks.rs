@@ -61,7 +61,7 @@ fn table(tasks: &[TaskStatus], now: Timestamp) -> Table {
             _ => task.started_at.unwrap_or(task.created_at),
         };
         let memory = match (&task.usage, task.state.is_final()) {
-            (Some(usage), false) => usage.memory.to_string(),
+            (Some(usage), false) => usage.memory.map_or_else(|| "-".to_owned(), |memory| memory.to_string()),
             _ => String::new(),
         };
         let name = if task.current { Style::Plain } else { Style::Dim };

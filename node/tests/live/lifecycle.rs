@@ -95,7 +95,10 @@ async fn three_tasks_stand_behind_a_vip_and_a_published_port(mut rig: Rig) -> Ri
             report.tasks.iter().map(|task| task.usage.clone()).collect::<Option<Vec<_>>>()
         })
         .await;
-    assert!(usage.iter().all(|usage| usage.pids > 0 && usage.memory.0 > 0), "{usage:?}");
+    assert!(
+        usage.iter().all(|usage| usage.pids > 0 && usage.memory.is_some_and(|memory| memory.0 > 0)),
+        "{usage:?}"
+    );
     // Taken out of the assignment, they go with all they left.
     rig.assign(BTreeMap::new());
     rig.until("no task is left", |report| report.tasks.is_empty().then_some(())).await;

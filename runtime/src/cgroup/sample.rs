@@ -32,6 +32,8 @@ pub struct CgroupSampler {
     /// `memory.events` or `memory.oom_control`.
     oom: Option<Kept>,
     pids: Option<Kept>,
+    /// `io.stat` or `blkio.throttle.io_service_bytes`.
+    io: Option<Kept>,
     /// Of CPU, memory and disks; v2 only.
     pressure: [Option<Kept>; 3],
     /// The largest use seen in samples, for kernels that keep none.
@@ -103,6 +105,7 @@ impl CgroupSampler {
             peak: open("memory", "memory.max_usage_in_bytes", "memory.peak")?,
             oom: open("memory", "memory.oom_control", "memory.events")?,
             pids: open("pids", "pids.current", "pids.current")?,
+            io: open("blkio", "blkio.throttle.io_service_bytes", "io.stat")?,
             pressure,
             largest: 0,
             buffer: vec![0; STAT_MAX_BYTES],
@@ -125,14 +128,18 @@ impl CgroupSampler {
             throttling(&mut detail, text(&self.throttling, buffer)?, "throttled_time", 1000);
             number(&self.cpu, buffer)?.unwrap_or(0) / 1000
         };
-        let used = number(&self.memory, buffer)?.unwrap_or(0);
-        self.largest = self.largest.max(used);
+        let used = number(&self.memory, buffer)?;
+        self.largest = self.largest.max(used.unwrap_or(0));
         // The cache that the kernel could give back at once is no need of the container's.
         let key = if self.v2 { "inactive_file" } else { "total_inactive_file" };
         let inactive = field(text(&self.memory_stat, buffer)?, key).unwrap_or(0);
-        detail.memory_peak = Bytes(number(&self.peak, buffer)?.unwrap_or(self.largest));
+        detail.memory_peak = number(&self.peak, buffer)?.or(used.map(|_| self.largest)).map(Bytes);
         detail.oom_kills = field(text(&self.oom, buffer)?, "oom_kill").unwrap_or(0);
         let pids = number(&self.pids, buffer)?.unwrap_or(0);
+        if let Some(io) = &self.io {
+            let (read, written) = moved(io.read(buffer)?);
+            (detail.disk_read, detail.disk_written) = (Some(Bytes(read)), Some(Bytes(written)));
+        }
         let [cpu, memory, io] = &self.pressure;
         // A kernel that was told to keep no pressure figures has the files and refuses to read them.
         let mut waited = |file: &Option<Kept>| stalled(file.as_ref()?.read(buffer).ok()?);
@@ -141,7 +148,7 @@ impl CgroupSampler {
             memory_us: waited(memory).unwrap_or(0),
             io_us: waited(io).unwrap_or(0),
         });
-        let memory = Bytes(used.saturating_sub(inactive));
+        let memory = used.map(|used| Bytes(used.saturating_sub(inactive)));
         Ok(Usage { cpu_us, memory, pids, at: now(), detail: Some(Box::new(detail)) })
     }
 
@@ -156,6 +163,25 @@ fn throttling(detail: &mut UsageDetail, stat: &str, time: &str, unit: u64) {
     detail.cpu_periods = field(stat, "nr_periods").unwrap_or(0);
     detail.throttled_periods = field(stat, "nr_throttled").unwrap_or(0);
     detail.throttled_us = field(stat, time).unwrap_or(0) / unit;
+}
+
+/// Bytes read and written over all devices: `8:0 rbytes=1 wbytes=2 ...` on v2, `8:0 Read 1` and `8:0 Write 2` on v1.
+fn moved(stat: &str) -> (u64, u64) {
+    let (mut read, mut written) = (0_u64, 0_u64);
+    // Of a file that is longer than the buffer the last line may be cut.
+    let whole = stat.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    for line in whole.lines() {
+        let words: Vec<&str> = line.split([' ', '=']).collect();
+        for pair in words.windows(2) {
+            let value = || pair[1].parse::<u64>().unwrap_or(0);
+            match pair[0] {
+                "rbytes" | "Read" => read = read.saturating_add(value()),
+                "wbytes" | "Write" => written = written.saturating_add(value()),
+                _ => {}
+            }
+        }
+    }
+    (read, written)
 }
 
 /// The total of the `some` line of a pressure file, microseconds.
@@ -241,6 +267,17 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_those_of_all_devices() {
+        let v2 = "8:16 rbytes=10 wbytes=200 rios=1 wios=2 dbytes=7 dios=1\n8:0 rbytes=5 wbytes=3 rios=1 wios=1 dbytes=0 dios=0\n";
+        assert_eq!(moved(v2), (15, 203));
+        let v1 =
+            "8:0 Read 10\n8:0 Write 200\n8:0 Sync 210\n8:0 Total 210\n8:16 Read 5\n8:16 Write 3\nTotal 218\n";
+        assert_eq!(moved(v1), (15, 203));
+        assert_eq!(moved("8:0 rbytes=1 wbytes=2\n8:16 rbytes=4"), (1, 2), "a cut line");
+        assert_eq!(moved(""), (0, 0));
+    }
+
+    #[test]
     fn pressure_is_the_total_of_some() {
         let text = "some avg10=1.00 avg60=0.50 avg300=0.10 total=4711\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=9\n";
         assert_eq!(stalled(text), Some(4711));
@@ -256,9 +293,9 @@ mod tests {
         let path = dir.path().to_owned();
         let dirs = match v2 {
             true => vec![(String::new(), path)],
-            false => {
-                ["cpu", "cpuacct", "memory", "pids"].map(|name| (name.to_owned(), path.clone())).to_vec()
-            }
+            false => ["blkio", "cpu", "cpuacct", "memory", "pids"]
+                .map(|name| (name.to_owned(), path.clone()))
+                .to_vec(),
         };
         (dir, Cgroup { v2, path: "/test".into(), dirs, given: None })
     }
@@ -275,6 +312,10 @@ mod tests {
                 ("memory.max_usage_in_bytes", "16384\n"),
                 ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
                 ("pids.current", "3\n"),
+                (
+                    "blkio.throttle.io_service_bytes",
+                    "8:0 Read 512\n8:0 Write 1024\n8:0 Total 1536\nTotal 1536\n",
+                ),
             ],
         );
         let (_v2_dir, v2) = cgroup(
@@ -286,6 +327,7 @@ mod tests {
                 ("memory.peak", "16384\n"),
                 ("memory.events", "low 0\nhigh 0\nmax 9\noom 2\noom_kill 2\n"),
                 ("pids.current", "3\n"),
+                ("io.stat", "8:0 rbytes=512 wbytes=1024 rios=1 wios=1 dbytes=0 dios=0\n"),
             ],
         );
         let [mut v1, mut v2] = [v1, v2].map(|cgroup| {
@@ -296,7 +338,8 @@ mod tests {
         (v1.at, v2.at) = Default::default();
         assert_eq!(v1, v2);
         let detail = v2.detail.unwrap();
-        assert_eq!((v2.cpu_us, v2.memory, v2.pids), (5000, Bytes(4096), 3));
+        assert_eq!((v2.cpu_us, v2.memory, v2.pids), (5000, Some(Bytes(4096)), 3));
+        assert_eq!((detail.disk_read, detail.disk_written), (Some(Bytes(512)), Some(Bytes(1024))));
         assert_eq!((detail.throttled_periods, detail.throttled_us, detail.oom_kills), (7, 900, 2));
     }
 
@@ -307,7 +350,7 @@ mod tests {
         assert_eq!(sampler.largest_seen(), None);
         sampler.sample().unwrap();
         std::fs::write(dir.path().join("memory.current"), "4096\n").unwrap();
-        assert_eq!(sampler.sample().unwrap().detail.unwrap().memory_peak, Bytes(8192));
+        assert_eq!(sampler.sample().unwrap().detail.unwrap().memory_peak, Some(Bytes(8192)));
         assert_eq!(sampler.largest_seen(), Some(Bytes(8192)));
     }
 
@@ -315,7 +358,9 @@ mod tests {
     fn a_host_without_a_controller_has_samples_without_it() {
         let (_dir, cgroup) = cgroup(true, &[("cpu.stat", "usage_usec 7\n")]);
         let usage = CgroupSampler::open(&cgroup).unwrap().sample().unwrap();
-        assert_eq!((usage.cpu_us, usage.memory, usage.pids), (7, Bytes(0), 0));
+        assert_eq!((usage.cpu_us, usage.memory, usage.pids), (7, None, 0));
+        let detail = usage.detail.unwrap();
+        assert_eq!((detail.memory_peak, detail.disk_read, detail.disk_written), (None, None, None));
         let gone = Cgroup {
             v2: true,
             path: "/gone".into(),

@@ -106,7 +106,7 @@ fn samples_show_what_a_container_uses() {
     let first = sampler.sample().unwrap();
     eventually("CPU time rises", || {
         let now = sampler.sample().unwrap();
-        (now.cpu_us > first.cpu_us + 50_000 && now.pids >= 3 && now.memory.0 > 0).then_some(())
+        (now.cpu_us > first.cpu_us + 50_000 && now.pids >= 3 && now.memory.unwrap().0 > 0).then_some(())
     });
 }
 
@@ -132,7 +132,7 @@ fn a_kill_for_lack_of_memory_is_counted_and_leaves_the_rest_running() {
     host.wait_line("half", "went on");
     let detail = host.runtime().sampler(&request.id).unwrap().sample().unwrap().detail.unwrap();
     assert_eq!(detail.oom_kills, 1);
-    assert!((8 << 20..=16 << 20).contains(&detail.memory_peak.0), "{detail:?}");
+    assert!((8 << 20..=16 << 20).contains(&detail.memory_peak.unwrap().0), "{detail:?}");
     // What is stopped then has not ended for lack of memory, but by a signal.
     host.runtime().signal(&request.id, 15).unwrap();
     assert_eq!((host.wait(&request.id).signal, host.wait(&request.id).oom), (Some(15), false));
