@@ -4,6 +4,7 @@
 //! Changes nothing on the host. Owns not: printing.
 
 use std::fs;
+use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 
@@ -27,6 +28,9 @@ use crate::present::{container_mac, host_mac};
 use crate::socket::{Family, Socket};
 
 const AREA: &str = "network";
+
+/// What helps where root is refused something.
+const REFUSED: &str = "root needs CAP_NET_ADMIN and CAP_SYS_ADMIN here: see capabilities; run it on the host, outside of containers";
 
 /// Connections that a host with containers should have room for.
 const CONNECTIONS_WANTED: u64 = 65_536;
@@ -111,7 +115,7 @@ fn tried(feature: &Feature, attempt: impl FnOnce(&Netns) -> Result<(), NetError>
                 true => Fact::missing(AREA, feature.name, found, feature.cost),
                 false => Fact::note(AREA, feature.name, found, feature.cost),
             };
-            fact.hint(feature.hint)
+            fact.hint(if is_refusal(&error) { REFUSED } else { feature.hint })
         }
     }
 }
@@ -119,6 +123,15 @@ fn tried(feature: &Feature, attempt: impl FnOnce(&Netns) -> Result<(), NetError>
 /// Whether this process acts as root.
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// Whether the kernel does not let this process do it, whatever is loaded.
+fn is_refusal(error: &NetError) -> bool {
+    let denied = |error: &(dyn std::error::Error + 'static)| {
+        error.downcast_ref::<io::Error>().is_some_and(|it| it.kind() == io::ErrorKind::PermissionDenied)
+    };
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
+        .any(denied)
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {
@@ -193,7 +206,11 @@ fn ranges() -> Fact {
             Fact::missing(AREA, name, format!("{tried} overlap routes of this host"), cost)
                 .hint("carrack daemon --cluster-cidr A.B.C.D/10")
         }
-        Err(error) => Fact::missing(AREA, name, with_sources(&error), cost),
+        Err(error) => Fact::missing(AREA, name, with_sources(&error), cost).hint(if is_refusal(&error) {
+            REFUSED
+        } else {
+            "ip route show table all"
+        }),
     }
 }
 
@@ -208,7 +225,10 @@ fn firewalls() -> Vec<Fact> {
         .and_then(|mut nft| Ok((foreign(&mut nft, "doctor")?, beside(&mut nft)?)));
     let (found, beside) = match looked {
         Ok(looked) => looked,
-        Err(error) => return vec![note(name, with_sources(&error), cost)],
+        Err(error) => {
+            let hint = if is_refusal(&error) { REFUSED } else { "modprobe nf_tables; nft list ruleset" };
+            return vec![note(name, with_sources(&error), cost).hint(hint)];
+        }
     };
     let mut facts: Vec<Fact> = beside.obstacles.into_iter().map(blocked).collect();
     let programs = beside.programs.into_iter().collect::<Vec<_>>().join(", ");

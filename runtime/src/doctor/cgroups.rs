@@ -247,7 +247,7 @@ fn device_filter(seen: &Seen) -> Fact {
         }
         Err(error) => {
             let cost = "no container is started: nothing would keep it from the host's devices";
-            let hint = "allow bpf(2): a kernel with CONFIG_CGROUP_BPF, no lockdown=confidentiality";
+            let hint = "allow bpf(2): CAP_SYS_ADMIN (see capabilities), a kernel with CONFIG_CGROUP_BPF, no lockdown=confidentiality";
             Fact::missing(AREA, name, error, cost).hint(hint)
         }
     }

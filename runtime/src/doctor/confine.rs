@@ -99,6 +99,10 @@ pub(super) fn capabilities() -> Fact {
     ];
     let missing: Vec<_> = costs.into_iter().filter(|(name, _)| !held.contains(*name)).collect();
     let Some((worst, cost)) = missing.first() else {
+        if let Some(found) = of_user_namespace() {
+            return Fact::note(AREA, name, found, "the kernel refuses what only the host's root may do")
+                .hint("run it as root of the host, outside of rootless containers");
+        }
         return Fact::ok(AREA, name, "all that are needed, CAP_SYS_RESOURCE too");
     };
     let names: Vec<_> = missing.iter().map(|(name, _)| format!("CAP_{name}")).collect();
@@ -108,6 +112,14 @@ pub(super) fn capabilities() -> Fact {
         _ => Fact::missing(AREA, name, found, *cost),
     };
     fact.hint("run it outside of containers; in a unit: CapabilityBoundingSet= must hold them")
+}
+
+/// Capabilities in a user namespace that is not the host's are good for what belongs to that namespace.
+fn of_user_namespace() -> Option<String> {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    // The host's has all users, each as itself.
+    let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    (!whole && Path::new("/proc/self/ns/user").exists()).then(|| "those of a user namespace".to_owned())
 }
 
 /// AppArmor and SELinux. Neither is asked for anything: containers are confined without them.

@@ -14,6 +14,10 @@ use carrack_api::fact::{Fact, Lacks};
 
 const AREA: &str = "containers";
 
+/// What helps where root is refused something.
+const REFUSED: &str =
+    "root needs CAP_SYS_ADMIN here: see capabilities; run it on the host, outside of containers";
+
 /// All facts. `state_dir` is where images and writable layers are, or will be.
 pub fn examine(state_dir: &Path) -> Vec<Fact> {
     let mut facts = glance();
@@ -70,8 +74,10 @@ mod tests {
             assert!(!fact.found.is_empty());
             match fact.verdict {
                 Verdict::Ok => assert!(fact.cost.is_empty() && fact.hint.is_empty(), "{fact:?}"),
-                Verdict::Note | Verdict::Missing => assert!(!fact.cost.is_empty(), "{fact:?}"),
-                Verdict::Untried => {}
+                Verdict::Note | Verdict::Missing => {
+                    assert!(!fact.cost.is_empty() && !fact.hint.is_empty(), "{fact:?}");
+                }
+                Verdict::Untried => assert!(!fact.hint.is_empty(), "{fact:?}"),
             }
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was left");

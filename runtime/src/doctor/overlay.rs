@@ -11,7 +11,7 @@ use carrack_api::fact::Fact;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
-use super::AREA;
+use super::{AREA, REFUSED};
 use crate::template::unshare_namespace;
 
 const NAME: &str = "overlayfs";
@@ -20,7 +20,8 @@ const COST: &str = "root filesystems of containers cannot be mounted";
 /// Whether containers can have their root filesystems below the state directory.
 pub(super) fn fact(state_dir: &Path) -> Fact {
     let Some(existing) = state_dir.ancestors().find(|path| path.is_dir()) else {
-        return Fact::missing(AREA, NAME, format!("{} is in no directory", state_dir.display()), COST);
+        return Fact::missing(AREA, NAME, format!("{} is in no directory", state_dir.display()), COST)
+            .hint("carrack daemon --state-dir DIR, with an absolute path");
     };
     if !rustix::process::geteuid().is_root() {
         return Fact::untried(AREA, NAME).hint("sudo carrack doctor");
@@ -37,7 +38,11 @@ pub(super) fn fact(state_dir: &Path) -> Fact {
         Err(Failure::Whiteout) => Fact::missing(AREA, NAME, format!("cannot hide a file on {kind}"), COST)
             .hint("a state directory on ext4, xfs (ftype=1) or btrfs: carrack daemon --state-dir DIR"),
         Err(Failure::Other(error)) => {
-            Fact::missing(AREA, NAME, format!("could not be tried in {}: {error}", existing.display()), COST)
+            let found = format!("could not be tried in {}: {error}", existing.display());
+            Fact::missing(AREA, NAME, found, COST).hint(match error.kind() {
+                io::ErrorKind::PermissionDenied => REFUSED,
+                _ => "a state directory that can be written to: carrack daemon --state-dir DIR",
+            })
         }
     }
 }
@@ -46,7 +51,7 @@ fn judge(error: &io::Error, kind: &str, dir: &Path) -> Fact {
     match error.raw_os_error() {
         Some(libc::ENODEV) => Fact::missing(AREA, NAME, "not in this kernel", COST).hint("modprobe overlay"),
         Some(libc::EPERM | libc::EACCES) => Fact::missing(AREA, NAME, format!("refused: {error}"), COST)
-            .hint("outside of containers, as root; AppArmor and SELinux may refuse mounts"),
+            .hint(format!("{REFUSED}; AppArmor and SELinux may refuse mounts")),
         _ => {
             let found = format!("does not work on {kind} ({}): {error}", dir.display());
             Fact::missing(AREA, NAME, found, COST)

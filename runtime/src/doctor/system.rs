@@ -106,7 +106,9 @@ pub(super) fn clock() -> Fact {
     let answer = unsafe { libc::adjtimex(&raw mut state) };
     let cost = "times of logs and events may be wrong; registries' certificates may be refused";
     match answer {
-        -1 => Fact::note(AREA, name, std::io::Error::last_os_error().to_string(), cost),
+        -1 => Fact::note(AREA, name, std::io::Error::last_os_error().to_string(), cost).hint(
+            "inside a container: a seccomp profile that lets adjtimex through; timedatectl on the host",
+        ),
         _ if state.status & libc::STA_UNSYNC == 0 => Fact::ok(AREA, name, "kept right by a time service"),
         _ => Fact::note(AREA, name, "not kept right by a time service that tells the kernel", cost)
             .hint("timedatectl set-ntp true, or apt install chrony"),
@@ -119,7 +121,8 @@ pub(super) fn processes() -> Fact {
     let read = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let sysctls = [read("/proc/sys/kernel/pid_max"), read("/proc/sys/kernel/threads-max")];
     let Some(most) = sysctls.into_iter().flatten().min() else {
-        return Fact::note(AREA, name, "kernel.pid_max cannot be read", "it is not known how many can run");
+        return Fact::note(AREA, name, "kernel.pid_max cannot be read", "it is not known how many can run")
+            .hint("mount -t proc proc /proc");
     };
     let found = format!("at most {most} on this host");
     match most < PROCESSES_LOW {

@@ -36,7 +36,8 @@ fn disk(state_dir: &Path) -> Fact {
         Ok(stat) => stat,
         Err(error) => {
             let found = format!("{}: {}", existing.display(), std::io::Error::from(error));
-            return Fact::missing(AREA, name, found, "nothing can be stored");
+            return Fact::missing(AREA, name, found, "nothing can be stored")
+                .hint("carrack daemon --state-dir DIR");
         }
     };
     let free = Bytes(stat.f_bavail.saturating_mul(stat.f_frsize));
