@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.." || exit 1
 . integration/vm/scenario.sh
 
 cp "$CARRACK" "$work/share/carrack"
-cp -r "$IMAGES"/{hello-web,hello-redis}.tar integration/vm/guest/firewalls cli/package/{90-carrack.conf,05-carrack.network,firewalld} \
+cp -r "$IMAGES"/{hello-web,hello-redis}.tar integration/vm/guest/firewalls cli/package/{90-carrack.conf,05-carrack.network,firewalld,postinst,prerm,postrm} \
     "$work/share/" || exit 1
 
 echo "     Running vm/firewalls (kernel $kernel, systemd)"
