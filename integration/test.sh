@@ -69,5 +69,5 @@ awk -v code="$(cat "$log.code")" '
         # What does not compile, or ends without a result line, counts too.
         if (broken || (code != 0 && f == 0)) f += 1
         printf "\n%d passed, %d failed, %d skipped\n", p, f, s
+        exit f > 0
     }' <(ls -- */tests/*.rs */tests/*/main.rs) "$log"
-exit "$(cat "$log.code")"
