@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::content::ContentFile;
 use crate::id::VolumeName;
 use crate::units::{Bytes, MilliCpus, option_duration_ms};
 
@@ -45,7 +46,7 @@ pub struct ContainerSpec {
     #[serde(with = "option_duration_ms")]
     #[schema(value_type = Option<u64>)]
     pub stop_grace: Option<Duration>,
-    /// Runs a reaper as PID 1; `None` means yes.
+    /// Runs a reaper as PID 1; `None` means yes, unless the program is an init itself (its file is named `init` or `systemd`).
     pub init: Option<bool>,
     /// Allocates a terminal.
     pub tty: bool,
@@ -55,6 +56,9 @@ pub struct ContainerSpec {
     pub read_only: bool,
     /// Binds, volumes and tmpfs in the order of the file.
     pub mounts: Vec<Mount>,
+    /// Secrets and configs, each a read-only file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ContentFile>,
     /// Size of `/dev/shm`; `None` means 64 MiB.
     pub shm_size: Option<Bytes>,
     /// Limits on what it may use.
@@ -67,6 +71,9 @@ pub struct ContainerSpec {
     pub security: Security,
     /// Device nodes of the host.
     pub devices: Vec<Device>,
+    /// Devices that it may use wherever their nodes come from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device_rules: Vec<DeviceRule>,
     /// `oom_score_adj`, -1000 to 1000.
     pub oom_score_adj: Option<i32>,
     /// Lines for `/etc/hosts`: name and address; the address `host-gateway` means the node.
@@ -87,6 +94,40 @@ pub struct ContainerSpec {
     pub ipc: Namespace,
     /// `host` shares the node's UTS namespace.
     pub uts: Namespace,
+    /// `host` shows the node's cgroups.
+    pub cgroup: Namespace,
+    /// Run in the container once it runs, in this order; one that fails ends the run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub post_start: Vec<Hook>,
+    /// Run in the container before its stop signal, in this order, within the time it has to stop.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pre_stop: Vec<Hook>,
+}
+
+impl ContainerSpec {
+    /// A kernel parameter by name (`net.core.somaxconn`) that is of the container's own namespaces, so that setting it changes
+    /// nothing of the node. `network` says whether it has a network namespace of its own.
+    pub fn owns_sysctl(&self, name: &str, network: bool) -> bool {
+        let of_ipc = ["kernel.msg", "kernel.shm", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix))
+            || name == "kernel.sem";
+        of_ipc && self.ipc == Namespace::Private || network && name.starts_with("net.")
+    }
+}
+
+/// A program that is run in a container at a moment of its life.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hook {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// In place of the container's user.
+    pub user: Option<String>,
+    /// In place of the container's working directory.
+    pub working_dir: Option<String>,
+    /// Added to the container's environment.
+    pub env: BTreeMap<String, String>,
+    /// With all capabilities.
+    pub privileged: bool,
 }
 
 /// A namespace of the container's own, or the node's.
@@ -144,6 +185,9 @@ pub enum MountSource {
         /// `rprivate`, `private`, `rshared`, `shared`, `rslave` or `slave`; empty means `rprivate`.
         #[serde(default)]
         propagation: String,
+        /// Leaves out what is mounted below the path.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        alone: bool,
     },
     /// A named volume.
     Volume {
@@ -166,6 +210,9 @@ pub enum MountSource {
         /// Permission bits; `None` means 1777.
         #[serde(default)]
         mode: Option<u32>,
+        /// Further options of mount(8): `uid=33`, `exec` and the like; it is `noexec`, `nosuid` and `nodev` otherwise.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        options: Vec<String>,
     },
 }
 
@@ -187,6 +234,46 @@ pub struct Limits {
     pub memory_reservation: Option<Bytes>,
     /// Processes and threads; `None` means 4096, 0 means unlimited.
     pub pids: Option<u64>,
+    /// Time within which `cpus` holds, microseconds; `None` means 100,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_period: Option<u64>,
+    /// How gladly the kernel swaps, 0 to 100; cgroup v1 only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swappiness: Option<u64>,
+    /// Use of block devices.
+    #[serde(skip_serializing_if = "IoLimits::is_empty")]
+    pub io: IoLimits,
+}
+
+/// Limits on the use of block devices of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IoLimits {
+    /// Bytes read a second.
+    pub read_bps: Vec<IoRate>,
+    /// Bytes written a second.
+    pub write_bps: Vec<IoRate>,
+    /// Reads a second.
+    pub read_iops: Vec<IoRate>,
+    /// Writes a second.
+    pub write_iops: Vec<IoRate>,
+}
+
+impl IoLimits {
+    /// Nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A number for one block device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IoRate {
+    /// Path of the device on the node.
+    pub path: String,
+    /// Bytes or operations a second.
+    pub rate: u64,
 }
 
 /// A soft and a hard limit; -1 is unlimited.
@@ -225,6 +312,30 @@ pub struct Device {
     pub target: String,
     /// Any of `r`, `w`, `m`.
     pub permissions: String,
+}
+
+/// Devices that a container may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceRule {
+    /// Character or block devices; `None` is both.
+    pub kind: Option<DeviceKind>,
+    /// Major number; `None` is all.
+    pub major: Option<u32>,
+    /// Minor number; `None` is all.
+    pub minor: Option<u32>,
+    /// Any of `r`, `w`, `m`.
+    pub permissions: String,
+}
+
+/// A kind of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// Block devices.
+    Block,
+    /// Character devices.
+    Character,
 }
 
 /// How health is asked; times not written take the defaults of DESIGN section 8.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::container::{Exit, PullProgress, Usage};
+use crate::content::Contents;
 use crate::id::{ClusterId, NodeId, ServiceKey, ServiceName, StackName, TaskId, VolumeName};
 use crate::session::Desired;
 use crate::spec::{PublishedPort, StackSpec};
@@ -120,6 +121,9 @@ pub struct PutStack {
     /// Credentials by registry host.
     #[serde(default)]
     pub credentials: BTreeMap<String, RegistryCredentials>,
+    /// Content of the stack's own secrets and configs. What is not given stays as the revision in force has it.
+    #[serde(default, skip_serializing_if = "Contents::is_empty")]
+    pub contents: Contents,
 }
 
 /// The answer to a deploy or its dry run.

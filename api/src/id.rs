@@ -125,6 +125,13 @@ name!(
     is_long_name
 );
 name!(
+    /// The cluster-wide name of a secret or config, `STACK_KEY` unless the file names it.
+    ContentName,
+    "name of a secret or config",
+    "use letters, digits, `.`, `-` and `_`, starting with a letter or digit, at most 127 characters",
+    is_long_name
+);
+name!(
     /// A node's identity; made at its first start and kept in its state directory.
     NodeId,
     "node id",

@@ -4,14 +4,17 @@
 //! Does no IO outside its `client` module (and `fail`, when armed) and decides nothing: decisions are the scheduler's and
 //! the node's.
 
+pub mod base64;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod container;
+pub mod content;
 pub mod defaults;
 pub mod fact;
 pub mod fail;
 pub mod http;
 pub mod id;
+pub mod image;
 pub mod session;
 pub mod spec;
 pub mod state;
@@ -22,6 +25,7 @@ pub mod upkeep;
 pub mod validate;
 
 pub use container::*;
+pub use content::*;
 pub use http::*;
 pub use id::*;
 pub use session::*;

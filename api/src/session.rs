@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::content::Content;
 use crate::http::RegistryCredentials;
 use crate::id::{ClusterId, NetworkName, NodeId, ServiceKey, StackName, TaskId};
 use crate::spec::{ExposedPort, PublishedPort, TaskSpec};
@@ -41,6 +42,9 @@ pub struct Assignment {
     /// Credentials for the registries of the tasks' images, by stack and registry. Never written to disk in plain.
     #[serde(default)]
     pub credentials: BTreeMap<StackName, BTreeMap<String, RegistryCredentials>>,
+    /// Content of the secrets and configs of the tasks, by digest. Never written to disk in plain.
+    #[serde(default)]
+    pub contents: BTreeMap<String, Content>,
     /// Digests of images that revisions need, of tasks here or not: the node's image collection spares them.
     #[serde(default)]
     pub images_needed: BTreeSet<String>,

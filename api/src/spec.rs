@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::container::ContainerSpec;
-use crate::id::{NetworkName, ServiceName, StackName, VolumeName};
+use crate::content::{ContentKind, ContentSpec};
+use crate::id::{ContentName, NetworkName, ServiceName, StackName, VolumeName};
 use crate::units::{Bytes, MilliCpus, option_duration_ms};
 
 /// One deployed Compose project.
@@ -31,6 +32,24 @@ pub struct StackSpec {
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, VolumeSpec>)]
     pub volumes: BTreeMap<VolumeName, VolumeSpec>,
+    /// Its secrets by cluster-wide name; their content is not here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, ContentSpec>)]
+    pub secrets: BTreeMap<ContentName, ContentSpec>,
+    /// Its configs by cluster-wide name; their content is not here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, ContentSpec>)]
+    pub configs: BTreeMap<ContentName, ContentSpec>,
+}
+
+impl StackSpec {
+    /// Its secrets or its configs.
+    pub fn contents(&self, kind: ContentKind) -> &BTreeMap<ContentName, ContentSpec> {
+        match kind {
+            ContentKind::Secret => &self.secrets,
+            ContentKind::Config => &self.configs,
+        }
+    }
 }
 
 /// A desired number of equal tasks.
@@ -231,6 +250,9 @@ pub struct PublishedPort {
     /// Port on the node; `None` lets the scheduler choose one of 30000-32767.
     #[serde(default)]
     pub published: Option<u16>,
+    /// First and last of the ports to choose from where `published` leaves it open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<(u16, u16)>,
     /// Address of the node it is bound to; `None` is all.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
@@ -273,6 +295,9 @@ pub struct Dependency {
     pub condition: DependencyCondition,
     /// An absent service is an error.
     pub required: bool,
+    /// New tasks of this service follow new tasks of the dependency: after an update or a restart by command, not after a crash.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restart: bool,
 }
 
 /// How far a dependency must have come.
@@ -300,6 +325,9 @@ pub struct NetworkSpec {
     /// Made elsewhere; several stacks may share it.
     #[serde(default)]
     pub external: bool,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A named volume.

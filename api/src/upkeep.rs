@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::VolumeStatus;
-use crate::id::{ServiceKey, TaskId};
+use crate::id::{NetworkName, ServiceKey, StackName, TaskId};
 use crate::state::HeldImage;
 use crate::units::{Bytes, Timestamp};
 
@@ -219,4 +219,45 @@ pub struct PrunedVolumes {
     pub volumes: Vec<VolumeStatus>,
     /// Bytes of their files.
     pub freed: Bytes,
+}
+
+/// `POST /v1/networks`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateNetwork {
+    /// Its name in the whole cluster.
+    pub name: NetworkName,
+    /// No way out of the cluster.
+    #[serde(default)]
+    pub internal: bool,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A network as users see it; `GET /v1/networks` and `GET /v1/networks/{name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NetworkStatus {
+    /// Its name in the whole cluster.
+    pub name: NetworkName,
+    /// No way out of the cluster.
+    pub internal: bool,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The stack that it belongs to and goes with; `None` for one made by command.
+    pub stack: Option<StackName>,
+    /// When it was made by command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// Services that are on it.
+    pub services: BTreeSet<ServiceKey>,
+}
+
+/// `POST /v1/networks/prune`: takes networks away that were made by command and that nothing uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PruneNetworks {
+    /// Says what would go, and takes nothing.
+    pub dry_run: bool,
 }

@@ -7,13 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::container::{ContainerSpec, HealthTest, Healthcheck, Mount, MountSource, parse_signal};
+use crate::content::{CONTENTS_MAX, ContentFile, ContentKind};
 use crate::http::{FieldProblem, REPLICAS_MAX};
 use crate::id::ServiceName;
+use crate::image::ImageName;
 use crate::spec::{Protocol, PublishedPort, ServiceMode, ServiceSpec, StackSpec, TaskNetwork};
 use crate::units::Bytes;
 
 /// Services of one stack at most.
 pub const SERVICES_MAX: usize = 1000;
+/// Secrets and configs as files of one container, at most.
+pub const CONTENT_FILES_MAX: usize = 100;
+/// Longest path that the kernel takes, and longest part of one, bytes.
+const PATH_MAX_BYTES: usize = 4095;
+const NAME_MAX_BYTES: usize = 255;
+/// Characters of a wrong name that are shown.
+const SHOWN_MAX_CHARS: usize = 300;
 /// Smallest memory limit, as Docker has it: below this no process starts.
 pub const MEMORY_MIN: Bytes = Bytes(6 << 20);
 
@@ -33,10 +42,90 @@ pub fn validate(stack: &StackSpec) -> Vec<FieldProblem> {
     for (name, service) in &stack.services {
         check.service(stack, name, service);
     }
+    check.contents(stack);
     check.published_ports(stack);
     check.dependency_cycles(stack);
     check.problems.sort();
     check.problems
+}
+
+/// Something that stands at a path of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The path of the field that says so.
+    pub path: String,
+    /// Where it stands.
+    pub target: &'a str,
+    /// A secret or config, and not a mount.
+    pub file: bool,
+}
+
+/// Two places that cannot both be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clash {
+    /// The one to be told of, by its number.
+    pub place: usize,
+    /// The one that was there, or is a file above it.
+    pub other: usize,
+    /// It is below the other, and not at the same path.
+    pub below: bool,
+}
+
+/// Secrets and configs at the path of another place, and places below them. Mounts among themselves are left in peace.
+pub fn clashes(places: &[Place<'_>]) -> Vec<Clash> {
+    let plain: Vec<String> = places.iter().map(|place| plain_path(place.target)).collect();
+    let mut first: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut found = Vec::new();
+    for (place, at) in plain.iter().enumerate() {
+        match first.get(at.as_str()) {
+            Some(&other) if places[place].file || places[other].file => {
+                found.push(Clash { place, other, below: false });
+            }
+            Some(_) => {}
+            None => drop(first.insert(at, place)),
+        }
+    }
+    for (place, at) in plain.iter().enumerate() {
+        let above = at.match_indices('/').map(|(end, _)| &at[..end]);
+        if let Some(&other) = above.filter_map(|dir| first.get(dir)).find(|&&other| places[other].file) {
+            found.push(Clash { place, other, below: true });
+        }
+    }
+    found
+}
+
+/// A path without what means nothing in it: `/run//secrets/./key` is `/run/secrets/key`.
+fn plain_path(path: &str) -> String {
+    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
+    parts.fold(String::new(), |path, part| path + "/" + part)
+}
+
+/// What is wrong with the path of a secret or config.
+pub fn file_target_problem(target: &str) -> Option<String> {
+    if !target.starts_with('/') || target.split('/').any(|part| part == "..") || target.contains('\0') {
+        return Some(format!("{target:?} is not an absolute path"));
+    }
+    if target.ends_with('/') || target.ends_with("/.") {
+        return Some(format!("{target:?} names no file"));
+    }
+    if target.len() > PATH_MAX_BYTES || target.split('/').any(|part| part.len() > NAME_MAX_BYTES) {
+        return Some(format!("a path of {} bytes is longer than the kernel takes", target.len()));
+    }
+    let plain = plain_path(target);
+    let of_kernel = ["/proc/", "/sys/"].iter().find(|dir| plain.starts_with(*dir));
+    of_kernel
+        .map(|dir| format!("{target:?} is below {}, where only the kernel has files", &dir[..dir.len() - 1]))
+}
+
+/// Secrets and configs with the paths of their fields: each kind is counted for itself, as in files.
+fn numbered<'a>(service: &str, container: &'a ContainerSpec) -> Vec<(String, &'a ContentFile)> {
+    let mut seen: BTreeMap<ContentKind, usize> = BTreeMap::new();
+    let number = |file: &'a ContentFile| {
+        let index = seen.entry(file.kind).or_default();
+        *index += 1;
+        (format!("{service}.{}[{}]", file.kind.plural(), *index - 1), file)
+    };
+    container.files.iter().map(number).collect()
 }
 
 /// The address a port is published on, and the path of the field that says so.
@@ -62,6 +151,8 @@ impl Check {
         for (index, mount) in service.task.container.mounts.iter().enumerate() {
             self.mount(&format!("{path}.volumes[{index}]"), stack, mount);
         }
+        self.content_files(&path, stack, &service.task.container);
+        self.places(&path, &service.task.container);
         self.scale(&path, service);
         self.network(&path, stack, service);
         self.reservations(&path, service);
@@ -90,6 +181,11 @@ impl Check {
     fn container(&mut self, path: &str, container: &ContainerSpec) {
         if container.image.trim().is_empty() {
             self.add(format!("{path}.image"), "no image", Some("name one, for example `image: nginx:1.27`"));
+        } else if let Err(reason) = ImageName::parse(&container.image) {
+            let shown: String = container.image.chars().take(SHOWN_MAX_CHARS).collect();
+            let message = format!("{shown:?} is not an image reference: {reason}");
+            let hint = "for example `nginx:1.27`, or `registry.example:5000/team/web:1`";
+            self.add(format!("{path}.image"), message, Some(hint));
         }
         for key in container.env.keys() {
             if key.is_empty() || key.contains(['=', '\0']) {
@@ -219,6 +315,62 @@ impl Check {
         }
     }
 
+    fn contents(&mut self, stack: &StackSpec) {
+        let count = stack.secrets.len() + stack.configs.len();
+        if count > CONTENTS_MAX {
+            let text = format!("{count} secrets and configs; at most {CONTENTS_MAX} are allowed in a stack");
+            self.add("secrets", text, None);
+        }
+    }
+
+    /// Paths count secrets and configs each for itself, as files do.
+    fn content_files(&mut self, path: &str, stack: &StackSpec, container: &ContainerSpec) {
+        if container.files.len() > CONTENT_FILES_MAX {
+            let text = format!("{} files; at most {CONTENT_FILES_MAX} are allowed", container.files.len());
+            self.add(format!("{path}.secrets"), text, None);
+        }
+        for (path, file) in numbered(path, container) {
+            if !stack.contents(file.kind).contains_key(&file.name) {
+                let text = format!("no {} {} in this stack", file.kind, file.name);
+                self.add(format!("{path}.source"), text, None);
+            }
+            let target = &file.target;
+            if let Some(problem) = file_target_problem(target) {
+                self.add(format!("{path}.target"), problem, None);
+            }
+            if file.mode > 0o777 {
+                let text = format!("{:o} is more than permission bits of a file", file.mode);
+                self.add(format!("{path}.mode"), text, Some("for example 0440"));
+            }
+            for (field, id) in [("uid", file.uid), ("gid", file.gid)] {
+                if id == u32::MAX {
+                    self.add(format!("{path}.{field}"), format!("{id} is no id"), None);
+                }
+            }
+        }
+    }
+
+    /// No secret or config may hide behind a mount or another file, nor hide one.
+    fn places(&mut self, service: &str, container: &ContainerSpec) {
+        let mounts = container.mounts.iter().enumerate();
+        let mounts = mounts.map(|(index, mount)| Place {
+            path: format!("{service}.volumes[{index}]"),
+            target: &mount.target,
+            file: false,
+        });
+        let files = numbered(service, container).into_iter();
+        let files = files.map(|(path, file)| Place { path, target: &file.target, file: true });
+        let places: Vec<Place<'_>> = mounts.chain(files).collect();
+        for Clash { place, other, below } in clashes(&places) {
+            let (place, other) = (&places[place], &places[other].path);
+            let text = match below {
+                false => format!("{:?} is the place of {other} already", place.target),
+                true => format!("{:?} is below {other}, which is a file", place.target),
+            };
+            self.add(format!("{}.target", place.path), text, Some("give one of them another `target:`"));
+        }
+    }
+
     fn scale(&mut self, path: &str, service: &ServiceSpec) {
         if let ServiceMode::Replicated { replicas } = service.mode
             && replicas > REPLICAS_MAX
@@ -239,6 +391,13 @@ impl Check {
     }
 
     fn network(&mut self, path: &str, stack: &StackSpec, service: &ServiceSpec) {
+        let container = &service.task.container;
+        let private = service.task.network != TaskNetwork::Host;
+        for name in container.sysctls.keys().filter(|name| !container.owns_sysctl(name, private)) {
+            let message = format!("{name} is not a parameter of the container's own namespaces");
+            let hint = "set it on the node, for example in /etc/sysctl.d, and take it away here";
+            self.add(format!("{path}.sysctls.{name}"), message, Some(hint));
+        }
         match &service.task.network {
             TaskNetwork::Networks(networks) => {
                 for name in networks.keys().filter(|name| !stack.networks.contains_key(*name)) {
@@ -281,10 +440,11 @@ impl Check {
         }
     }
 
-    /// A node's port can belong to one service only; `0.0.0.0` holds it on all addresses.
+    /// A node's port can belong to one service only; `0.0.0.0` holds it on all addresses. Who may publish nothing holds none.
     fn published_ports(&mut self, stack: &StackSpec) {
         let mut taken: BTreeMap<(u16, Protocol), Vec<Holder>> = BTreeMap::new();
-        for (name, service) in &stack.services {
+        let publishes = |service: &ServiceSpec| matches!(service.task.network, TaskNetwork::Networks(_));
+        for (name, service) in stack.services.iter().filter(|(_, service)| publishes(service)) {
             for (index, port) in service.ports.iter().enumerate() {
                 let Some(published) = port.published else { continue };
                 let path = format!("services.{name}.ports[{index}]");
@@ -367,6 +527,7 @@ fn is_hostname(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::{ContentFile, ContentSpec};
     use crate::spec::{Dependency, DependencyCondition, NetworkSpec, PortMode, TaskSpec, VolumeSpec};
     use crate::{Attachment, MilliCpus, Reservations};
 
@@ -392,9 +553,16 @@ mod tests {
             services: services.iter().map(|(n, s)| (n.parse().unwrap(), s.clone())).collect(),
             networks: BTreeMap::from([(
                 "default".parse().unwrap(),
-                NetworkSpec { name: "hello_default".parse().unwrap(), internal: false, external: false },
+                NetworkSpec {
+                    name: "hello_default".parse().unwrap(),
+                    internal: false,
+                    external: false,
+                    labels: BTreeMap::new(),
+                },
             )]),
             volumes: BTreeMap::from([("hello_data".parse().unwrap(), VolumeSpec::default())]),
+            secrets: BTreeMap::new(),
+            configs: BTreeMap::new(),
         }
     }
 
@@ -410,6 +578,7 @@ mod tests {
         PublishedPort {
             target: 80,
             published: Some(published),
+            range: None,
             host_ip: host_ip.map(|ip| ip.parse().unwrap()),
             protocol: Protocol::Tcp,
             mode: PortMode::Ingress,
@@ -439,6 +608,19 @@ mod tests {
     }
 
     #[test]
+    fn only_parameters_of_its_own_namespaces_are_set() {
+        let mut web = service("nginx");
+        let of = |name: &str| (name.to_owned(), "1".to_owned());
+        web.task.container.sysctls = BTreeMap::from([of("net.core.somaxconn"), of("kernel.shmmax")]);
+        assert_eq!(validate(&stack(&[("web", web.clone())])), vec![]);
+        web.task.container.sysctls.extend([of("vm.max_map_count")]);
+        says(&stack(&[("web", web.clone())]), "services.web.sysctls.vm.max_map_count", "own namespaces");
+        web.task.network = TaskNetwork::Host;
+        web.task.container.ipc = crate::Namespace::Host;
+        assert_eq!(validate(&stack(&[("web", web)])).len(), 3);
+    }
+
+    #[test]
     fn one_port_has_one_service() {
         let (mut a, mut b) = (service("x"), service("y"));
         a.ports = vec![port(80, None)];
@@ -458,7 +640,7 @@ mod tests {
             let mut s = service("x");
             s.depends_on = BTreeMap::from([(
                 name.parse().unwrap(),
-                Dependency { condition: DependencyCondition::Started, required: true },
+                Dependency { condition: DependencyCondition::Started, required: true, restart: false },
             )]);
             s
         };
@@ -477,6 +659,82 @@ mod tests {
         web.task.container.limits.cpus = Some(MilliCpus(500));
         web.task.reservations = Reservations { cpus: MilliCpus(600), memory: Bytes(0) };
         says(&stack(&[("web", web)]), "services.web.deploy.resources.reservations.cpus", "above the limit");
+    }
+
+    #[test]
+    fn files_need_a_known_source_and_a_place_of_their_own() {
+        let mut web = service("x");
+        let file = |name: &str, target: &str, mode| ContentFile {
+            kind: ContentKind::Secret,
+            name: name.parse().unwrap(),
+            target: target.into(),
+            uid: 0,
+            gid: 0,
+            mode,
+            digest: None,
+        };
+        web.task.container.files = vec![
+            file("hello_a", "/run/secrets/a", 0o440),
+            file("b", "/b", 0o444),
+            file("hello_a", "/run/secrets/a", 0o4755),
+            file("hello_a", "a/../b", 0o444),
+        ];
+        let mut stack = stack(&[("web", web)]);
+        stack.secrets = BTreeMap::from([("hello_a".parse().unwrap(), ContentSpec::default())]);
+        assert_eq!(validate(&stack).len(), 4);
+        says(&stack, "services.web.secrets[1].source", "no secret b");
+        says(&stack, "services.web.secrets[2].target", "the place of services.web.secrets[0]");
+        says(&stack, "services.web.secrets[2].mode", "4755");
+        says(&stack, "services.web.secrets[3].target", "not an absolute path");
+    }
+
+    #[test]
+    fn a_file_hides_nothing_and_is_not_hidden() {
+        let place = |path: &str, target, file| Place { path: path.to_owned(), target, file };
+        let places = [
+            place("v0", "/data", false),
+            place("v1", "/data", false),
+            place("s0", "/run//secrets/./key", true),
+            place("s1", "/data", true),
+            place("v2", "/run/secrets/key", false),
+            place("c0", "/run/secrets/key/below", true),
+            place("c1", "/run/secrets/keys", true),
+            place("v3", "/run", false),
+        ];
+        let found: Vec<_> = clashes(&places).iter().map(|c| (c.place, c.other, c.below)).collect();
+        assert_eq!(found, [(3, 0, false), (4, 2, false), (5, 2, true)]);
+        for (bad, why) in [
+            ("key", "not an absolute path"),
+            ("/a/../b", "not an absolute path"),
+            ("/", "names no file"),
+            ("/a/", "names no file"),
+            ("/a/.", "names no file"),
+            ("/proc/self/mem", "below /proc"),
+            ("/.//sys/x", "below /sys"),
+        ] {
+            assert!(file_target_problem(bad).unwrap().contains(why), "{bad}");
+        }
+        assert!(file_target_problem(&format!("/{}", "x".repeat(256))).is_some());
+        assert_eq!(file_target_problem("/run/secrets/.key..x"), None);
+    }
+
+    #[test]
+    fn a_volume_at_the_place_of_a_secret_is_refused_and_both_are_named() {
+        let mut web = service("x");
+        web.task.container.mounts =
+            vec![Mount { target: "/run/secrets/a".into(), source: MountSource::Anonymous, read_only: false }];
+        web.task.container.files = vec![ContentFile {
+            kind: ContentKind::Secret,
+            name: "hello_a".parse().unwrap(),
+            target: "/run/secrets//a".into(),
+            uid: 0,
+            gid: 0,
+            mode: 0o444,
+            digest: None,
+        }];
+        let mut stack = stack(&[("web", web)]);
+        stack.secrets = BTreeMap::from([("hello_a".parse().unwrap(), ContentSpec::default())]);
+        says(&stack, "services.web.secrets[0].target", "the place of services.web.volumes[0]");
     }
 
     #[test]
