@@ -11,15 +11,15 @@ pub(crate) struct EnvError {
     pub(crate) message: String,
 }
 
-/// Reads a file. `lookup` gives variables from outside; they win over those of the file in `${VAR}`. A name without a value
-/// takes it from outside, or is left out.
+/// Reads a file into what earlier files gave. `lookup` gives variables from outside; they win over those of the files in
+/// `${VAR}`. A name without a value takes it from outside, or is left out.
 pub(crate) fn parse(
     text: &str,
     lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<BTreeMap<String, String>, EnvError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
-    let mut reader = Reader { rest: &text, line: 1 };
-    let mut out = BTreeMap::new();
+    out: &mut BTreeMap<String, String>,
+) -> Result<(), EnvError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut reader = Reader { rest: text, line: 1 };
     while reader.next_statement() {
         let line = reader.line;
         let (name, has_value) = reader.name()?;
@@ -29,21 +29,24 @@ pub(crate) fn parse(
             }
             continue;
         }
-        let value = reader.value(&|key| lookup(key).or_else(|| out.get(key).cloned()))?;
+        let value = {
+            let known = &*out;
+            reader.value(&|key| lookup(key).or_else(|| known.get(key).cloned()))?
+        };
         if name.is_empty() {
             return Err(EnvError { line, message: "a line needs a name before `=`".into() });
         }
         out.insert(name, value);
     }
-    Ok(out)
+    Ok(())
 }
 
 /// Reads a file in the format `raw`: each line is NAME=VALUE to its end, nothing is unquoted or filled in.
 pub(crate) fn parse_raw(
     text: &str,
     lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<BTreeMap<String, String>, EnvError> {
-    let mut out = BTreeMap::new();
+    out: &mut BTreeMap<String, String>,
+) -> Result<(), EnvError> {
     for (index, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
         if line.trim_start().is_empty() || line.trim_start().starts_with('#') {
             continue;
@@ -60,7 +63,7 @@ pub(crate) fn parse_raw(
             out.insert(name.to_owned(), value);
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 struct Reader<'a> {
@@ -128,15 +131,13 @@ impl<'a> Reader<'a> {
                 let line = self.rest.find('\n').unwrap_or(self.rest.len());
                 let text = self.take(line);
                 let text = text.split(" #").next().unwrap_or_default();
-                let text = if text.starts_with('#') { "" } else { text.trim_end() };
-                self.expand(text, lookup)
+                self.expand(text.trim_end(), lookup)
             }
         }
     }
 
     fn expand(&self, text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, EnvError> {
-        let text = text.replace("\\$", "$$");
-        interpolate(&text, lookup, &mut BTreeSet::new()).map_err(|e| self.error(e.to_string()))
+        interpolate(text, lookup, &mut BTreeSet::new()).map_err(|e| self.error(e.to_string()))
     }
 
     fn quoted(&mut self, quote: char, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, EnvError> {
@@ -168,7 +169,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The escapes of double quotes; `\$` stays for the interpolation.
+/// The escapes of double quotes; `\$` becomes the `$$` of the interpolation.
 fn unescape(raw: &str) -> String {
     let mut out = String::new();
     let mut chars = raw.chars();
@@ -187,11 +188,27 @@ fn unescape(raw: &str) -> String {
             Some('v') => out.push('\u{b}'),
             Some('"') => out.push('"'),
             Some('\\') => out.push('\\'),
+            Some('$') => out.push_str("$$"),
+            Some('0') => out.push_str(&octal(&mut chars)),
             Some(other) => out.extend(['\\', other]),
             None => out.push('\\'),
         }
     }
     out
+}
+
+/// Up to three octal digits after `\0`.
+fn octal(chars: &mut std::str::Chars<'_>) -> String {
+    let digits: String = chars.clone().take(3).take_while(|c| c.is_digit(8)).collect();
+    let value = u32::from_str_radix(&digits, 8).ok().filter(|v| digits.len() == 3 && *v < 256);
+    match value.and_then(char::from_u32) {
+        Some(c) => {
+            chars.nth(2);
+            c.to_string()
+        }
+        // As Docker Compose has it: the zero is gone.
+        None => "\\".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -200,7 +217,8 @@ mod tests {
 
     fn read(text: &str) -> Result<String, EnvError> {
         let outside = |name: &str| (name == "HOME").then(|| "/root".to_owned());
-        let pairs = parse(text, &outside)?;
+        let mut pairs = BTreeMap::new();
+        parse(text, &outside, &mut pairs)?;
         Ok(pairs.iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join(" "))
     }
 
@@ -208,13 +226,15 @@ mod tests {
     fn lines_are_read_as_compose_reads_them() {
         let cases = [
             ("# c\n\nA=1\nexport B=2\nC: 3", r#"A="1" B="2" C="3""#),
-            ("A=val # comment\nB=val#no\nC=\nD= # x", r#"A="val" B="val#no" C="" D="""#),
+            ("A=val # comment\nB=val#no\nC=\nD= # x", r##"A="val" B="val#no" C="" D="# x""##),
             ("A=\"a b\\tc # not\"\nB='$X ${Y}'", r#"A="a b\tc # not" B="$X ${Y}""#),
             ("A=1\nB=${A}-x\nC=\"${A} \\$A\"\nD=$HOME", r#"A="1" B="1-x" C="1 $A" D="/root""#),
             ("HOME\nNOPE\nA=1", r#"A="1" HOME="/root""#),
             ("J=\"{\\\"h\\\": 1}\"\nM='l1\nl2'\nZ=1", r#"J="{\"h\": 1}" M="l1\nl2" Z="1""#),
             ("A=b=c\r\nB='it\\'s'", r#"A="b=c" B="it's""#),
             ("A='x' # c\nB=\"y\"", r#"A="x" B="y""#),
+            (r"A=a\$A", r#"A="a\\""#),
+            ("A=\"\\0101\\$x\"", r#"A="A$x""#),
             ("U=http://a:1/#x\nV=${N:-d e}", r#"U="http://a:1/#x" V="d e""#),
         ];
         for (text, expected) in cases {
@@ -232,7 +252,8 @@ mod tests {
 
     #[test]
     fn raw_files_are_taken_as_they_are() {
-        let pairs = parse_raw("# c\nA=\"x\" $Y # z\nB\n", &|_| None).unwrap();
+        let mut pairs = BTreeMap::new();
+        parse_raw("# c\nA=\"x\" $Y # z\nB\n", &|_| None, &mut pairs).unwrap();
         assert_eq!(pairs.into_iter().collect::<Vec<_>>(), [("A".into(), "\"x\" $Y # z".into())]);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use carrack_api::{Bytes, MilliCpus};
 
 use crate::canon::scalar_text;
+use crate::outcomes::{self, Outcome};
 use crate::report::{DiagnosticKind, Mark, Report};
 use crate::suggest;
 use crate::units;
@@ -17,6 +18,8 @@ pub(crate) struct Refused {
     pub(crate) key: &'static str,
     pub(crate) why: &'static str,
     pub(crate) hint: Option<&'static str>,
+    /// The application runs as well without it.
+    pub(crate) cosmetic: bool,
 }
 
 /// A mapping of which keys are taken one by one.
@@ -73,6 +76,13 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Takes a key and says what the list of keys says of it.
+    pub(crate) fn listed(&mut self, key: &'static str, path: &str, report: &mut Report) {
+        if let Some(item) = self.take(key) {
+            item.listed(path, "", report);
+        }
+    }
+
     /// Refuses what was not taken.
     pub(crate) fn finish(self, refused: &[Refused], report: &mut Report) {
         for entry in &self.map.entries {
@@ -82,10 +92,14 @@ impl<'a> Fields<'a> {
             }
             let path = join(&self.path, key);
             if let Some(known) = refused.iter().find(|r| r.key == key) {
-                let harmless = entry.value.is_null()
-                    || matches!(&entry.value.value, Value::Scalar { text, plain: true } if text == "false");
+                let harmless = match &entry.value.value {
+                    Value::Null => true,
+                    Value::Scalar { text, plain } => *plain && text == "false",
+                    Value::List(list) => list.is_empty(),
+                    Value::Map(map) => map.entries.is_empty(),
+                };
                 if !harmless {
-                    report.unsupported(entry.mark, &path, known.why, known.hint);
+                    report.refuse(entry.mark, &path, known.why, known.hint, known.cosmetic);
                 }
                 continue;
             }
@@ -132,6 +146,32 @@ impl<'a> Item<'a> {
         report.note(self.node.mark, &self.path, text);
     }
 
+    /// Notes or refuses it as the list of keys says for this key and form.
+    pub(crate) fn listed(&self, key: &str, form: &str, report: &mut Report) {
+        self.listed_as(key, form, self.node.as_text().unwrap_or_default(), report);
+    }
+
+    /// The same, with what stands for `{}` in the text.
+    pub(crate) fn listed_as(&self, key: &str, form: &str, value: &str, report: &mut Report) {
+        let written = |text: &str| text.replace("{:?}", &format!("{value:?}")).replace("{}", value);
+        match outcomes::find(key, form).map(|row| row.outcome) {
+            Some(Outcome::Mapped(note)) => self.note(written(note), report),
+            Some(Outcome::Refused { why, hint, cosmetic, .. }) => {
+                report.refuse(self.node.mark, &self.path, &written(why), Some(hint), cosmetic);
+            }
+            // A row that is not there would be silence; a test asks for each.
+            None | Some(Outcome::Exact { .. } | Outcome::Place) => {
+                debug_assert!(false, "no row of {key} ({form}) says what becomes of it");
+                self.unsupported("is not built yet", None, report);
+            }
+        }
+    }
+
+    /// A scalar that is a text and nothing else, because it is in quotes or came out of a longer text.
+    pub(crate) fn is_quoted(&self) -> bool {
+        matches!(self.node.value, Value::Scalar { plain: false, .. })
+    }
+
     /// A scalar as text; numbers and booleans are texts here.
     pub(crate) fn text(&self, report: &mut Report) -> Option<String> {
         let text = scalar_text(self.node);
@@ -165,7 +205,7 @@ impl<'a> Item<'a> {
         let value = match plain(self.raw("a whole number", report)?, true) {
             Plain::Int(value) => i64::try_from(value).ok(),
             Plain::Float(value) if value.fract() == 0.0 && value.abs() < 1e15 => Some(value as i64),
-            Plain::Float(_) | Plain::Bool(_) | Plain::Text => None,
+            Plain::Float(_) | Plain::Bool(_) | Plain::Time | Plain::Text => None,
         };
         if value.is_none() {
             self.expected("a whole number", report);

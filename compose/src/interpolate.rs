@@ -13,8 +13,6 @@ const RESULT_MAX_BYTES: usize = 1 << 20;
 /// What is wrong with a template.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TemplateError {
-    #[error("invalid template: `$` is followed by neither a name nor `{{`")]
-    LoneDollar,
     #[error("invalid template: `${{` has no closing `}}`")]
     Unclosed,
     #[error("invalid template: `${{` needs a variable's name after it")]
@@ -102,10 +100,8 @@ impl Template<'_> {
         }
         if !self.rest.starts_with('{') {
             let name = self.name();
-            if name.is_empty() {
-                return Err(TemplateError::LoneDollar);
-            }
-            return Ok(self.value(&name, used));
+            // A dollar before anything else is one.
+            return Ok(if name.is_empty() { "$".into() } else { self.value(&name, used) });
         }
         self.skip(1);
         let name = self.name();
@@ -175,16 +171,20 @@ pub(crate) fn interpolate_tree(
 ) {
     match &mut node.value {
         Value::Null => {}
-        Value::Scalar { text, .. } => {
+        Value::Scalar { text, plain } => {
             if !text.contains('$') {
                 return;
             }
+            // What a variable holds is text, whatever it looks like.
+            *plain = false;
             let mut unset = BTreeSet::new();
             match interpolate(text, &|name| env.get(name).cloned(), &mut unset) {
                 Ok(value) => *text = value,
                 Err(error) => {
                     let hint = match &error {
-                        TemplateError::LoneDollar => Some("write `$$` for a dollar sign".to_owned()),
+                        TemplateError::Unclosed | TemplateError::NoName | TemplateError::Operator(_) => {
+                            Some("write `$$` for a dollar sign".to_owned())
+                        }
                         TemplateError::Required { name, .. } => {
                             Some(format!("set {name} in the environment or in .env"))
                         }
@@ -238,6 +238,7 @@ mod tests {
             ("${U-$$}", "$"),
             ("${A:-${U:?not asked}}", "a"),
             ("${U:-http://x:80/?a=b}", "http://x:80/?a=b"),
+            ("$ a$ $1 $(x) ^$", "$ a$ $1 $(x) ^$"),
         ];
         for (text, expected) in cases {
             assert_eq!(fill(text).as_deref(), Ok(expected), "{text}");
@@ -251,7 +252,7 @@ mod tests {
             "required variable U is missing a value: must be set"
         );
         assert_eq!(fill("${E:?}").unwrap_err(), "required variable E is missing a value");
-        for bad in ["$", "a$ b", "${", "${}", "${A", "${A:-b", "${1}", "${A!b}", "${A:b}", "$1"] {
+        for bad in ["${", "${}", "${A", "${A:-b", "${1}", "${A!b}", "${A:b}"] {
             assert!(fill(bad).is_err(), "{bad}");
         }
         assert!(fill(&"${U:-".repeat(10_000)).is_err());

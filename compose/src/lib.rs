@@ -5,10 +5,10 @@
 //! files come through [`FileSource`] and the environment is a map.
 //!
 //! ```text
-//!  yaml  ->  interpolate  ->  canon          ->  merge     ->  stack
-//!  text      ${VAR}           short forms        -f files,     StackSpec, notes,
-//!  to tree   in values        become long        extends,      positions
-//!  with                       ones               include
+//!  yaml  ->  interpolate  ->  check        ->  canon         ->  merge     ->  stack: StackSpec, notes, positions
+//!  text      ${VAR}           against the      short forms       -f files,
+//!  to tree   in values        table of keys    become long       include,  ->  model: what `docker compose config` prints
+//!  with                       (`keys`)         ones              extends
 //!  marks
 //! ```
 //!
@@ -16,30 +16,40 @@
 //! A load tells all problems at once.
 
 mod canon;
+mod check;
 mod dotenv;
 mod fields;
+mod graduate;
 mod interpolate;
+mod keys;
 mod merge;
+mod model;
+pub mod outcomes;
 mod project;
 mod report;
 mod source;
 mod stack;
 mod suggest;
 mod units;
+mod variables;
 mod words;
 mod yaml;
 
+pub use graduate::{Finding, Graduation, Verdict, graduate};
+pub use model::Config;
 pub use project::find_default_files;
 pub use report::{Diagnostic, DiagnosticKind, Diagnostics, Note, Position};
 pub use source::{DiskFiles, FILE_MAX_BYTES, FileSource, MemoryFiles};
+pub use stack::{BuildSecret, BuildSecretSource, BuildSpec};
 pub use units::{bytes as parse_bytes, cpus as parse_cpus};
+pub use variables::{Variable, Variables};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use carrack_api::{ServiceName, StackSpec};
+use carrack_api::{Contents, ServiceName, StackSpec};
 use report::Report;
-use stack::Places;
+use stack::{ContentSource, Places};
 
 /// What a load starts from.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +69,15 @@ pub struct LoadOptions {
     pub env_files: Vec<PathBuf>,
     /// `--profile`; else `COMPOSE_PROFILES`; `*` is all.
     pub profiles: Vec<String>,
+    /// Services that are asked for by name, whatever profile they are in; with what they depend on they are all there is of
+    /// a model. Empty: all.
+    pub services: Vec<String>,
+    /// Variables stay as they are written, and what they mean for each other is not looked at. For models only.
+    pub keep_variables: bool,
+    /// `--strict`: what would be done in another way than Docker Compose does is refused.
+    pub strict: bool,
+    /// `--lenient`: what is refused and does not matter for the application is left out with a note.
+    pub lenient: bool,
 }
 
 /// A file that was understood.
@@ -72,16 +91,25 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     /// The project directory.
     pub project_dir: PathBuf,
+    /// How the images of services are built; those are in `stack` under the name that a build gives them.
+    pub builds: BTreeMap<ServiceName, BuildSpec>,
     /// Services that no active profile asks for.
     pub inactive: Vec<ServiceName>,
+    contents: Vec<ContentSource>,
     places: Places,
 }
 
 /// Default names of a Compose file, best first.
 pub const DEFAULT_FILES: [&str; 4] =
-    ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
+    ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 
 impl Loaded {
+    /// Reads the content of the stack's own secrets and configs from the files and variables that they name. A load reads
+    /// none of it, so that a file can be checked without its secrets.
+    pub fn contents(&self, files: &dyn FileSource) -> Result<Contents, Diagnostics> {
+        stack::read_contents(&self.contents, files)
+    }
+
     /// Where a value stands, by the path of a spec or of a file: `services.web.ports[0].published`; the nearest place above
     /// it when it stands nowhere itself.
     pub fn position_of(&self, path: &str) -> Option<Position> {
@@ -103,28 +131,60 @@ impl Loaded {
 /// );
 /// ```
 pub fn load(options: &LoadOptions, files: &dyn FileSource) -> Result<Loaded, Diagnostics> {
-    let mut report = Report::default();
-    let project = project::read(options, files, &mut report);
+    let mut report = Report::new(options.strict, options.lenient);
+    let mut project = project::read(options, files, &mut report);
+    if let Some(project) = &mut project {
+        canon::undrive(&mut project.root);
+    }
     let built = project.as_ref().and_then(|project| stack::build(project, files, &mut report));
+    if let Some(project) = &project {
+        report.only_other_fields();
+        model::check(project, &mut report);
+    }
     let notes = report.finish()?;
-    let (Some(project), Some(built)) = (project, built) else {
-        // Each step that gives nothing has told why; were it not so, silence would be the worst answer.
-        return Err(Diagnostics(vec![Diagnostic {
-            file: String::new(),
-            line: 0,
-            column: 0,
-            path: String::new(),
-            message: "the project cannot be loaded".into(),
-            hint: None,
-            kind: DiagnosticKind::Invalid,
-        }]));
-    };
+    let (Some(project), Some(built)) = (project, built) else { return Err(silence()) };
     Ok(Loaded {
         stack: built.stack,
         notes,
         files: project.files,
         project_dir: project.dir,
+        builds: built.builds,
         inactive: built.inactive,
+        contents: built.contents,
         places: built.places,
     })
+}
+
+/// The canonical model of a project: what `docker compose config` prints.
+///
+/// ```
+/// use carrack_compose::{LoadOptions, MemoryFiles, config};
+///
+/// let files = MemoryFiles::default().with("/app/compose.yaml", "services: {web: {image: nginx, ports: ['8080:80']}}");
+/// let options = LoadOptions { working_dir: "/app".into(), ..LoadOptions::default() };
+/// let config = config(&options, &files).unwrap();
+/// assert_eq!(config.model["services"]["web"]["ports"][0]["published"], "8080");
+/// ```
+pub fn config(options: &LoadOptions, files: &dyn FileSource) -> Result<Config, Diagnostics> {
+    let mut report = Report::default();
+    report.keep_variables(options.keep_variables);
+    let project = project::read(options, files, &mut report);
+    let built = project.as_ref().map(|project| model::build(project, files, &mut report));
+    let notes = report.finish()?;
+    let (Some(project), Some(built)) = (project, built) else { return Err(silence()) };
+    Ok(Config::new(built, project, notes))
+}
+
+/// Each step that gives nothing has told why; were it not so, silence would be the worst answer.
+fn silence() -> Diagnostics {
+    Diagnostics(vec![Diagnostic {
+        file: String::new(),
+        line: 0,
+        column: 0,
+        path: String::new(),
+        message: "the project cannot be loaded".into(),
+        hint: None,
+        kind: DiagnosticKind::Invalid,
+        source: None,
+    }])
 }

@@ -1,6 +1,10 @@
 //! What the loader has to say: positions, problems and notes. Owns their order and how they are printed; finds none itself.
 
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+
+use crate::variables::is_template;
+use crate::yaml::Node;
 
 /// A place in a file; lines and columns count from 1, and line 0 means the file as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +43,8 @@ pub struct Diagnostic {
     pub hint: Option<String>,
     /// Of what sort it is.
     pub kind: DiagnosticKind,
+    /// The line it is on, as it stands in the file.
+    pub source: Option<String>,
 }
 
 /// Of what sort a problem is.
@@ -61,14 +67,68 @@ impl fmt::Display for Diagnostic {
             write!(f, "{at}: ")?;
         }
         if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+            write!(f, "{}: ", Printable(&self.path))?;
         }
-        f.write_str(&self.message)?;
+        write!(f, "{}", Printable(&self.message))?;
         if let Some(hint) = &self.hint {
-            write!(f, "\n  hint: {hint}")?;
+            write!(f, "\n  hint: {}", Printable(hint))?;
         }
         Ok(())
     }
+}
+
+/// A text of a file as a terminal may have it: control characters, line breaks excepted, are shown and not sent.
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\n' => f.write_char(c),
+            c if c.is_control() => write!(f, "{}", c.escape_default()),
+            c => f.write_char(c),
+        })
+    }
+}
+
+impl Diagnostic {
+    /// The problem with the line that it is on and a caret below the place, for people.
+    pub fn explain(&self) -> String {
+        let text = self.to_string();
+        let Some(source) = &self.source else { return text };
+        let shown = excerpt(source, self.line, self.column);
+        match text.split_once("\n  hint: ") {
+            Some((message, hint)) => format!("{message}\n{shown}\n  hint: {hint}"),
+            None => format!("{text}\n{shown}"),
+        }
+    }
+}
+
+/// Columns of a line that are shown; of a longer one, those around the place.
+const SHOWN_MAX_COLUMNS: usize = 100;
+/// Columns before the place that are shown of a long line.
+const BEFORE_COLUMNS: usize = 40;
+
+/// A line of a file and a caret below the word that begins at `column`.
+fn excerpt(source: &str, line: u32, column: u32) -> String {
+    let chars: Vec<char> = source.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let at = (column.saturating_sub(1) as usize).min(chars.len());
+    let from = if chars.len() > SHOWN_MAX_COLUMNS { at.saturating_sub(BEFORE_COLUMNS) } else { 0 };
+    let to = chars.len().min(from + SHOWN_MAX_COLUMNS);
+    let rest = &chars[at..to];
+    let width = match rest.first() {
+        Some(quote @ ('"' | '\'')) => rest.iter().skip(1).position(|c| c == quote).map(|end| end + 2),
+        _ => rest.iter().position(|c| c.is_whitespace() || ",]}".contains(*c)),
+    };
+    let mut carets = width.unwrap_or(rest.len()).max(1);
+    if rest.get(carets - 1) == Some(&':') && carets > 1 {
+        carets -= 1;
+    }
+    let number = line.to_string();
+    let edge = " ".repeat(number.len());
+    let (begin, end) = (if from > 0 { "..." } else { "" }, if to < chars.len() { "..." } else { "" });
+    let shown: String = chars[from..to].iter().collect();
+    let blank = " ".repeat(begin.len() + at - from);
+    format!("  {number} | {begin}{}{end}\n  {edge} | {blank}{}", shown.trim_end(), "^".repeat(carets))
 }
 
 /// All problems of a load, in the order of the files.
@@ -104,7 +164,7 @@ pub struct Note {
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.position, self.key, self.text)
+        write!(f, "{}: {}: {}", self.position, Printable(&self.key), Printable(&self.text))
     }
 }
 
@@ -120,9 +180,19 @@ pub(crate) struct Mark {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     files: Vec<String>,
+    /// Texts of the files, by their number.
+    texts: BTreeMap<u32, String>,
     problems: Vec<(Mark, Diagnostic)>,
     notes: Vec<(Mark, Note)>,
     dropped: usize,
+    /// Lines of files, with the fields about which nothing more is told there.
+    told: BTreeSet<(u32, u32, String)>,
+    /// Cosmetic refusals are notes.
+    lenient: bool,
+    /// Notes about what is mapped are problems.
+    strict: bool,
+    /// Variables stay in values.
+    variables: bool,
 }
 
 /// Problems that are kept; more of them help nobody.
@@ -130,7 +200,17 @@ const PROBLEMS_MAX: usize = 200;
 /// Notes that are kept.
 const NOTES_MAX: usize = 10_000;
 
+/// The key of a service, or of another part of a section, that a path is in: `services.web.ports` of `services.web.ports[0]`.
+fn field(path: &str) -> String {
+    let plain = path.split('[').next().unwrap_or_default();
+    plain.split('.').take(3).collect::<Vec<_>>().join(".")
+}
+
 impl Report {
+    pub(crate) fn new(strict: bool, lenient: bool) -> Self {
+        Self { strict, lenient, ..Self::default() }
+    }
+
     /// Makes a file known and gives the mark that means the file as a whole.
     pub(crate) fn add_file(&mut self, display: &str) -> Mark {
         let index = match self.files.iter().position(|f| f == display) {
@@ -141,6 +221,16 @@ impl Report {
             }
         };
         Mark { file: u32::try_from(index + 1).unwrap_or(0), line: 0, column: 0 }
+    }
+
+    /// Keeps the text of a file, to show lines of it.
+    pub(crate) fn keep_text(&mut self, file: Mark, text: String) {
+        self.texts.insert(file.file, text);
+    }
+
+    fn line_of(&self, mark: Mark) -> Option<String> {
+        let line = (mark.line as usize).checked_sub(1)?;
+        self.texts.get(&mark.file)?.lines().nth(line).map(str::to_owned)
     }
 
     pub(crate) fn position(&self, mark: Mark) -> Position {
@@ -156,16 +246,37 @@ impl Report {
         message: impl Into<String>,
         hint: Option<String>,
     ) {
+        if self.told.contains(&(mark.file, mark.line, field(path))) {
+            return;
+        }
         if self.problems.len() >= PROBLEMS_MAX {
             self.dropped += 1;
             return;
         }
         let Position { file, line, column } = self.position(mark);
         let (path, message) = (path.to_owned(), message.into());
-        let problem = Diagnostic { file, line, column, path, message, hint, kind };
-        if !self.problems.iter().any(|(_, known)| *known == problem) {
+        let problem = Diagnostic { file, line, column, path, message, hint, kind, source: None };
+        // Two steps may see the same; whoever saw it first has told it.
+        let told = |known: &Diagnostic| known.path == problem.path && known.kind == problem.kind;
+        let same = |(at, known): &(Mark, Diagnostic)| *at == mark && (*known == problem || told(known));
+        if mark.line == 0 || !self.problems.iter().any(same) {
             self.problems.push((mark, problem));
         }
+    }
+
+    /// Variables stay in values from here on.
+    pub(crate) fn keep_variables(&mut self, keep: bool) {
+        self.variables = keep;
+    }
+
+    /// Variables stay in values.
+    pub(crate) fn keeps_variables(&self) -> bool {
+        self.variables
+    }
+
+    /// Nobody can say what the value is before its variables are filled in.
+    pub(crate) fn opaque(&self, node: &Node) -> bool {
+        self.variables && node.as_text().is_some_and(is_template)
     }
 
     /// A value that the specification does not allow.
@@ -195,6 +306,18 @@ impl Report {
         self.problem(DiagnosticKind::Unsupported, mark, path, message, hint.map(str::to_owned));
     }
 
+    /// A key that is refused by the list of keys; what is cosmetic may be left out instead.
+    pub(crate) fn refuse(&mut self, mark: Mark, path: &str, why: &str, hint: Option<&str>, cosmetic: bool) {
+        match (cosmetic, self.lenient) {
+            (true, true) => self.note(mark, path, format!("left out: {why}")),
+            (true, false) => {
+                let hint = hint.map(|hint| format!("{hint}; --lenient leaves it out"));
+                self.problem(DiagnosticKind::Unsupported, mark, path, why, hint);
+            }
+            (false, _) => self.unsupported(mark, path, why, hint),
+        }
+    }
+
     /// A key that is honoured in another way than written.
     pub(crate) fn note(&mut self, mark: Mark, key: &str, text: impl Into<String>) {
         self.push_note(mark, key, text.into(), false);
@@ -215,6 +338,18 @@ impl Report {
         }
     }
 
+    /// From here on, a field that a problem was told about is left in peace on its line: a look from another side at the same
+    /// mistake would tell it twice.
+    pub(crate) fn only_other_fields(&mut self) {
+        let at = |(mark, problem): &(Mark, Diagnostic)| (mark.file, mark.line, field(&problem.path));
+        self.told = self.problems.iter().map(at).collect();
+    }
+
+    /// What the problems so far are about.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.problems.iter().map(|(_, problem)| problem.path.as_str())
+    }
+
     pub(crate) fn has_problems(&self) -> bool {
         !self.problems.is_empty()
     }
@@ -222,6 +357,12 @@ impl Report {
     /// Number of problems so far; with [`Report::relax_since`] it brackets the decoding of something inactive.
     pub(crate) fn checkpoint(&self) -> (usize, usize) {
         (self.problems.len(), self.notes.len())
+    }
+
+    /// Takes back all that was said since the checkpoint.
+    pub(crate) fn forget_since(&mut self, (problems, notes): (usize, usize)) {
+        self.problems.truncate(problems);
+        self.notes.truncate(notes);
     }
 
     /// Takes back what was said about missing features since the checkpoint, and all notes: nobody asked to run it.
@@ -234,15 +375,39 @@ impl Report {
         self.notes.truncate(notes);
     }
 
-    /// Ends the load: the problems in the order of the files, or the notes.
-    pub(crate) fn finish(mut self) -> Result<Vec<Note>, Diagnostics> {
-        let order = |m: &Mark| (m.file, m.line, m.column);
-        if self.problems.is_empty() {
-            self.notes.sort_by_key(|(mark, _)| order(mark));
-            return Ok(self.notes.into_iter().map(|(_, note)| note).collect());
+    /// With `--strict` what is done in another way is refused, except defaults that the file leaves open.
+    fn refuse_mapped(&mut self) {
+        // A note is no second look at a problem of its line.
+        self.told.clear();
+        for (mark, note) in std::mem::take(&mut self.notes) {
+            if note.detail {
+                self.notes.push((mark, note));
+                continue;
+            }
+            let hint = Some("without --strict it is a note".to_owned());
+            self.problem(DiagnosticKind::Unsupported, mark, &note.key, note.text, hint);
         }
+    }
+
+    /// Ends the load: the problems in the order of the files, or the notes.
+    pub(crate) fn finish(self) -> Result<Vec<Note>, Diagnostics> {
+        let (problems, notes) = self.finish_both();
+        if problems.0.is_empty() { Ok(notes) } else { Err(problems) }
+    }
+
+    /// Ends the load: the problems and the notes, both in the order of the files.
+    pub(crate) fn finish_both(mut self) -> (Diagnostics, Vec<Note>) {
+        let order = |m: &Mark| (m.file, m.line, m.column);
+        if self.strict {
+            self.refuse_mapped();
+        }
+        self.notes.sort_by_key(|(mark, _)| order(mark));
+        let notes = std::mem::take(&mut self.notes).into_iter().map(|(_, note)| note).collect();
         self.problems.sort_by_key(|(mark, _)| order(mark));
-        let mut all: Vec<Diagnostic> = self.problems.into_iter().map(|(_, problem)| problem).collect();
+        let lines: Vec<_> = self.problems.iter().map(|(mark, _)| self.line_of(*mark)).collect();
+        let problems = self.problems.into_iter().zip(lines);
+        let mut all: Vec<Diagnostic> =
+            problems.map(|((_, problem), source)| Diagnostic { source, ..problem }).collect();
         if self.dropped > 0 {
             all.push(Diagnostic {
                 file: String::new(),
@@ -252,15 +417,25 @@ impl Report {
                 message: format!("{} more problems are not shown", self.dropped),
                 hint: None,
                 kind: DiagnosticKind::Invalid,
+                source: None,
             });
         }
-        Err(Diagnostics(all))
+        (Diagnostics(all), notes)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_sends_nothing_to_the_terminal() {
+        let mut report = Report::default();
+        let mark = Mark { line: 1, column: 1, ..report.add_file("compose.yaml") };
+        report.invalid_hint(mark, "a.\u{1b}[31m", "no \u{7}", "\u{9b}1m");
+        let text = report.finish().unwrap_err().to_string();
+        assert_eq!(text, "compose.yaml:1:1: a.\\u{1b}[31m: no \\u{7}\n  hint: \\u{9b}1m");
+    }
 
     #[test]
     fn problems_are_printed_with_place_path_and_hint_in_file_order() {
@@ -276,6 +451,26 @@ mod tests {
             "compose.yaml:7:5: services.web.prots: unknown key\n  hint: did you mean `ports`?\n\
              compose.yaml:9:1: services.b: second"
         );
+    }
+
+    #[test]
+    fn a_problem_shows_its_line_with_a_caret() {
+        let mut report = Report::default();
+        let file = report.add_file("f");
+        report.keep_text(file, "a:\n  prots: [x]\r\n  b: ['x y', 1]\n".into());
+        let at = |line, column| Mark { line, column, ..file };
+        report.invalid_hint(at(2, 3), "a.prots", "unknown key", "look");
+        report.invalid(at(3, 7), "a.b[0]", "no");
+        let problems = report.finish().unwrap_err();
+        assert_eq!(
+            problems.0[0].explain(),
+            "f:2:3: a.prots: unknown key\n  2 |   prots: [x]\n    |   ^^^^^\n  hint: look"
+        );
+        assert!(problems.0[1].explain().ends_with("\n  3 |   b: ['x y', 1]\n    |       ^^^^^"));
+        let long = format!("{}here{}", "x".repeat(200), "y ".repeat(200));
+        let shown = excerpt(&long, 12, 201);
+        assert!(shown.lines().all(|l| l.chars().count() < 120), "{shown}");
+        assert_eq!(excerpt("", 1, 9), "  1 | \n    | ^");
     }
 
     #[test]

@@ -2,11 +2,20 @@
 //! every user needs: the disk and a map in memory.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Largest file that is read, in bytes.
 pub const FILE_MAX_BYTES: usize = 4 << 20;
+
+/// `open(2)`: not to wait for the writer of a pipe; the same number on all architectures of ours.
+const O_NONBLOCK: i32 = 0o4000;
+/// Time for the writer of a pipe to write and close it, as that of `<(command)` does.
+const PIPE_DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks at a pipe that is silent.
+const PIPE_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Gives the loader its files. Paths are absolute and free of `.` and `..`, except `-`, which is standard input.
 pub trait FileSource {
@@ -18,6 +27,11 @@ pub trait FileSource {
 
     /// A directory is there; only used to explain a missing Compose file or to look for it in parent directories.
     fn is_dir(&self, path: &Path) -> bool;
+
+    /// Something is there, whatever it is.
+    fn exists(&self, path: &Path) -> bool {
+        self.is_file(path) || self.is_dir(path)
+    }
 }
 
 /// The files of this machine.
@@ -38,14 +52,25 @@ impl FileSource for DiskFiles {
         if path == Path::new("-") {
             return self.stdin.clone().ok_or_else(|| io::ErrorKind::NotFound.into());
         }
-        let length = std::fs::metadata(path)?.len();
-        if length > FILE_MAX_BYTES as u64 {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 4 MiB"));
+        let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "larger than 4 MiB");
+        // To open a device can have effects, and to read it has no end.
+        if is_device(path)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is a device or a socket, and no file"));
         }
-        let mut content = Vec::new();
-        let file = std::fs::File::open(path)?;
-        io::Read::read_to_end(&mut io::Read::take(file, FILE_MAX_BYTES as u64 + 1), &mut content)?;
-        Ok(content)
+        // A named pipe without a writer would keep a plain open waiting for ever.
+        let file = std::fs::File::options().read(true).custom_flags(O_NONBLOCK).open(path)?;
+        let found = file.metadata()?;
+        if found.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        if found.len() > FILE_MAX_BYTES as u64 {
+            return Err(too_large());
+        }
+        let content = read_bounded(file, PIPE_DEADLINE)?;
+        if content.is_empty() && found.file_type().is_fifo() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "is a pipe that nobody writes to"));
+        }
+        if content.len() > FILE_MAX_BYTES { Err(too_large()) } else { Ok(content) }
     }
 
     fn is_file(&self, path: &Path) -> bool {
@@ -55,6 +80,43 @@ impl FileSource for DiskFiles {
     fn is_dir(&self, path: &Path) -> bool {
         path.is_dir()
     }
+
+    /// Where nobody may look, nobody can say that nothing is there.
+    fn exists(&self, path: &Path) -> bool {
+        path == Path::new("-") || path.try_exists().unwrap_or(true)
+    }
+}
+
+/// A device other than `/dev/null`, or a socket.
+fn is_device(path: &Path) -> io::Result<bool> {
+    let found = std::fs::metadata(path)?;
+    let kind = found.file_type();
+    let null = || std::fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == found.rdev());
+    Ok(kind.is_socket() || kind.is_block_device() || kind.is_char_device() && !null())
+}
+
+/// All of a file up to one byte more than is taken. Of a pipe what comes until its writer closes it, and an error when that takes
+/// too long.
+fn read_bounded(mut file: impl Read, deadline: Duration) -> io::Result<Vec<u8>> {
+    let (mut content, mut part) = (Vec::new(), vec![0; 64 << 10]);
+    let until = Instant::now() + deadline;
+    while content.len() <= FILE_MAX_BYTES {
+        match file.read(&mut part) {
+            Ok(0) => return Ok(content),
+            Ok(read) => content.extend_from_slice(&part[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                std::thread::sleep(PIPE_LOOK_EVERY);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let text = format!("is a pipe that nobody closed within {} s", deadline.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    content.truncate(FILE_MAX_BYTES + 1);
+    Ok(content)
 }
 
 /// Files in memory, by absolute path; for tests and for callers that hold the text already.
@@ -99,6 +161,27 @@ pub(crate) fn resolve(base: &Path, path: &str) -> PathBuf {
     out
 }
 
+/// A path without what makes no difference: doubled slashes, `.`, `..` and a slash at the end.
+pub(crate) fn clean(path: &str) -> String {
+    let rooted = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|p| *p != "..") => {
+                parts.pop();
+            }
+            ".." if rooted => {}
+            part => parts.push(part),
+        }
+    }
+    match (rooted, parts.join("/")) {
+        (true, rest) => format!("/{rest}"),
+        (false, rest) if rest.is_empty() => ".".into(),
+        (false, rest) => rest,
+    }
+}
+
 /// The path as the user would write it in `dir`.
 pub(crate) fn display(path: &Path, dir: &Path) -> String {
     match path.strip_prefix(dir) {
@@ -119,5 +202,47 @@ mod tests {
         assert_eq!(resolve(base, "/etc/./hosts"), Path::new("/etc/hosts"));
         assert_eq!(display(Path::new("/a/b/c.yaml"), base), "c.yaml");
         assert_eq!(display(Path::new("/a/c.yaml"), base), "/a/c.yaml");
+    }
+
+    #[test]
+    fn what_is_no_plain_file_never_keeps_a_loader_waiting() {
+        let files = DiskFiles::default();
+        assert_eq!(files.read(&std::env::temp_dir()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(files.read(Path::new("/dev/null")).unwrap(), b"");
+        for device in ["/dev/zero", "/dev/ptmx"] {
+            assert_eq!(files.read(Path::new(device)).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+        // A pipe with a writer is read to its end; one whose writer stays is given up, and so is one that says nothing.
+        let (reader, mut writer) = io::pipe().unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader)));
+        let writing = std::thread::spawn(move || {
+            for _ in 0..3 {
+                io::Write::write_all(&mut writer, &[b'x'; 50_000]).unwrap();
+            }
+        });
+        assert_eq!(files.read(&path).unwrap().len(), 150_000);
+        writing.join().unwrap();
+        assert_eq!(files.read(&path).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        struct Silent;
+        impl Read for Silent {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+        }
+        assert_eq!(read_bounded(Silent, Duration::ZERO).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn paths_are_cleaned() {
+        for (path, cleaned) in [
+            ("/a//b/../c/", "/a/c"),
+            ("/", "/"),
+            ("a/./b", "a/b"),
+            ("", "."),
+            ("/../x", "/x"),
+            ("../a", "../a"),
+        ] {
+            assert_eq!(clean(path), cleaned, "{path}");
+        }
     }
 }

@@ -18,28 +18,75 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if rest.starts_with('-') {
         return Err(bad("it is negative"));
     }
-    let mut total = 0f64;
+    let mut total = 0u128;
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().map_err(|_| bad("a number is missing"))?;
+        let (whole, fraction) = rest[..digits].split_once('.').unwrap_or((&rest[..digits], ""));
+        if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+            return Err(bad("a number is missing"));
+        }
+        let number = |text: &str| match text {
+            "" => Ok(0),
+            text => text.parse::<u128>().map_err(|_| bad("it is too long")),
+        };
+        // More digits than that are less than a nanosecond of a week.
+        let fraction = &fraction[..fraction.len().min(18)];
+        let (whole, parts) = (number(whole)?, 10u128.pow(u32::try_from(fraction.len()).unwrap_or(0)));
+        let fraction = number(fraction)?;
         rest = &rest[digits..];
         let letters = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
         let unit = match &rest[..letters] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            "d" => 86_400.0,
-            "w" => 604_800.0,
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => SECOND,
+            "m" => 60 * SECOND,
+            "h" => 3600 * SECOND,
+            "d" => 86_400 * SECOND,
+            "w" => 604_800 * SECOND,
             "" => return Err(bad("a unit is missing")),
             unknown => return Err(bad(&format!("unknown unit {unknown:?}"))),
         };
-        total += number * unit;
+        total = whole
+            .checked_mul(unit)
+            .and_then(|t| t.checked_add(fraction * unit / parts))
+            .and_then(|t| t.checked_add(total))
+            .ok_or_else(|| bad("it is too long"))?;
         rest = &rest[letters..];
     }
-    Duration::try_from_secs_f64(total).map_err(|_| bad("it is too long"))
+    // As long as Go's durations are.
+    let nanos = i64::try_from(total).map_err(|_| bad("it is too long"))?;
+    Ok(Duration::from_nanos(nanos.unsigned_abs()))
+}
+
+/// Nanoseconds of a second.
+const SECOND: u128 = 1_000_000_000;
+
+/// A duration as Go writes it: `1m30s`, `500ms`, `0s`.
+pub(crate) fn show_duration(time: Duration) -> String {
+    let nanos = time.as_nanos();
+    let fraction = |nanos: u128, unit: u128| {
+        let (whole, rest) = (nanos / unit, nanos % unit);
+        let width = unit.to_string().len() - 1;
+        let rest = format!("{rest:0width$}");
+        let rest = rest.trim_end_matches('0');
+        if rest.is_empty() { whole.to_string() } else { format!("{whole}.{rest}") }
+    };
+    match nanos {
+        0 => "0s".into(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => format!("{}µs", fraction(nanos, 1_000)),
+        1_000_000..1_000_000_000 => format!("{}ms", fraction(nanos, 1_000_000)),
+        _ => {
+            let seconds = time.as_secs();
+            let rest = format!("{}s", fraction(nanos % 60_000_000_000, 1_000_000_000));
+            match (seconds / 3600, seconds / 60 % 60) {
+                (0, 0) => rest,
+                (0, minutes) => format!("{minutes}m{rest}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{rest}"),
+            }
+        }
+    }
 }
 
 /// `64m`, `1.5gb`, `2GiB`, `1024`: binary units, as Docker reads them.
@@ -99,6 +146,22 @@ mod tests {
         for bad in ["", "10", "s", "10x", "-1s", "1..2s", "10 s", "99999999999999999999w"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        let cases = [
+            (0, "0s"),
+            (500, "500ms"),
+            (1_500, "1.5s"),
+            (90_000, "1m30s"),
+            (86_400_000, "24h0m0s"),
+            (3_600_000 + 1, "1h0m0.001s"),
+        ];
+        for (ms, text) in cases {
+            assert_eq!(show_duration(Duration::from_millis(ms)), text);
+        }
+        assert_eq!(show_duration(Duration::from_nanos(1_500)), "1.5µs");
     }
 
     #[test]

@@ -7,29 +7,66 @@ pub(crate) struct Words {
     pub(crate) cut_at: Option<char>,
 }
 
+/// Words of one line at most.
+const WORDS_MAX: usize = 10_000;
+const PARENTHESIS: &str = "a parenthesis stands outside of quotes; no shell runs this line";
+
 /// Splits a line; `Err` names the quote that is not closed.
 pub(crate) fn split(line: &str) -> Result<Words, &'static str> {
     let mut out = Words::default();
     let mut word: Option<String> = None;
+    // Within the substitutions of a shell, which nobody carries out, blanks and operators are text.
+    let (mut ticks, mut parens) = (false, false);
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
+        let substituted = ticks || parens;
         match c {
             '\\' => {
-                if let Some(next) = chars.next() {
-                    word.get_or_insert_default().push(next);
-                }
+                let Some(next) = chars.next() else { return Err("nothing follows the backslash") };
+                word.get_or_insert_default().push(next);
             }
             '\'' => quoted(&mut chars, '\'', word.get_or_insert_default())?,
             '"' => quoted(&mut chars, '"', word.get_or_insert_default())?,
-            c if c.is_whitespace() => out.words.extend(word.take()),
-            ';' | '&' | '|' | '<' | '>' => {
+            '`' if !parens => {
+                ticks = !ticks;
+                word.get_or_insert_default().push(c);
+            }
+            '(' if !ticks => {
+                if parens || !word.as_ref().is_some_and(|w| w.ends_with('$')) {
+                    return Err(PARENTHESIS);
+                }
+                parens = true;
+                word.get_or_insert_default().push(c);
+            }
+            ')' if !ticks => {
+                if !parens {
+                    return Err(PARENTHESIS);
+                }
+                parens = false;
+                word.get_or_insert_default().push(c);
+            }
+            ' ' | '\t' | '\r' | '\n' if !substituted => {
+                out.words.extend(word.take());
+                if out.words.len() > WORDS_MAX {
+                    return Err("it has more than 10000 words; put it into a file");
+                }
+            }
+            ';' | '&' | '|' | '<' | '>' if !substituted => {
+                // The number of a file that would be written to is no word.
+                if c == '>' && word.as_ref().is_some_and(|w| w.starts_with(|d: char| d.is_ascii_digit())) {
+                    word = None;
+                }
                 out.cut_at = Some(c);
                 break;
             }
             c => word.get_or_insert_default().push(c),
         }
     }
-    out.words.extend(word);
+    match (ticks, parens) {
+        (true, _) => return Err("a backtick is not closed"),
+        (_, true) => return Err(PARENTHESIS),
+        (false, false) => out.words.extend(word),
+    }
     Ok(out)
 }
 

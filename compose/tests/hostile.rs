@@ -114,6 +114,8 @@ fn what_would_grow_without_bounds_is_refused() {
             (0..50_000).map(|i| format!("l{i}: x")).collect::<Vec<_>>().join(","),
             (0..900).map(|i| format!("s{i}: {{extends: b}}")).collect::<Vec<_>>().join(","),
         ),
+        format!("services: {{s: {{image: i, command: {}}}}}", "a ".repeat(1_000_000)),
+        format!("services: {{s: {{image: i, volumes: [{}]}}}}", "/a:/b,".repeat(100_000)),
         format!("services: {{{}}}", (0..50_000).map(|i| format!("s{i}: {{}}")).collect::<Vec<_>>().join(",")),
     ] {
         assert!(!try_load(&hostile, "services: {s: {image: i}}"));

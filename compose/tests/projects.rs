@@ -119,10 +119,19 @@ fn included_files_have_their_own_directory_and_environment() {
     assert!(format!("{:?}", loaded.stack.services["inc"].task.container.mounts).contains("/app/sub/c"));
     let both = [
         ("compose.yaml", "include: [b.yaml]\nservices: {s: {image: i}}"),
-        ("b.yaml", "services: {s: {image: j}}"),
+        ("b.yaml", "services: {s: {image: j, user: u}}"),
     ];
-    let conflict = project(&both).unwrap_err().to_string();
-    assert!(conflict.contains("conflicts with the one that is included from b.yaml:1"), "{conflict}");
+    let loaded = project(&both).unwrap();
+    let container = &loaded.stack.services["s"].task.container;
+    assert_eq!((container.image.as_str(), container.user.as_deref()), ("i", Some("u")));
+    let note = loaded.notes.iter().find(|n| n.key == "services.s").unwrap();
+    assert!(note.text.contains("also in an included file, at b.yaml:1:12"), "{note}");
+    let extended = [
+        ("compose.yaml", "include: [b.yaml]\nservices: {s: {extends: base, image: i}}"),
+        ("b.yaml", "services: {base: {image: j, user: u}}"),
+    ];
+    let loaded = project(&extended).unwrap();
+    assert_eq!(loaded.stack.services["s"].task.container.user.as_deref(), Some("u"));
     let circle =
         project(&[("compose.yaml", "include: [compose.yaml]\nservices: {s: {image: i}}")]).unwrap_err();
     assert!(circle.to_string().contains("include each other in a circle"), "{circle}");
@@ -170,6 +179,21 @@ fn variables_come_from_the_user_before_dot_env() {
 }
 
 #[test]
+fn dot_env_may_name_the_files_of_the_project() {
+    let list = files(&[
+        (".env", "COMPOSE_FILE=a.yaml:b.yaml\nV=1\n"),
+        ("a.yaml", "services: {s: {image: 'i:$V'}}"),
+        ("b.yaml", "services: {s: {user: u}}"),
+        ("compose.yaml", "services: {other: {image: o}}"),
+    ]);
+    let loaded = load(&options(), &list).unwrap();
+    let container = &loaded.stack.services["s"].task.container;
+    assert_eq!((container.image.as_str(), container.user.as_deref()), ("i:1", Some("u")));
+    let given = LoadOptions { files: vec!["compose.yaml".into()], ..options() };
+    assert_eq!(load(&given, &list).unwrap().stack.services.len(), 1);
+}
+
+#[test]
 fn a_project_is_named_by_option_environment_file_or_directory() {
     let name = |options: &LoadOptions, text: &str| {
         load(options, &files(&[("compose.yaml", text)]))
@@ -188,9 +212,9 @@ fn a_project_is_named_by_option_environment_file_or_directory() {
     assert_eq!(name(&with("COMPOSE_PROJECT_NAME", "e1"), named), Ok("e1".into()));
     let given = LoadOptions { project_name: Some("p1".into()), ..with("COMPOSE_PROJECT_NAME", "e1") };
     assert_eq!(name(&given, named), Ok("p1".into()));
-    let bad = name(&options(), "name: My App\nservices: {s: {image: i}}").unwrap_err();
-    assert!(bad.starts_with("compose.yaml:1:7: name: \"My App\" is no project name"), "{bad}");
-    assert!(bad.contains("for example `myapp`"), "{bad}");
+    assert_eq!(name(&options(), "name: My App\nservices: {s: {image: i}}"), Ok("myapp".into()));
+    let bad = name(&options(), "name: '@@'\nservices: {s: {image: i}}").unwrap_err();
+    assert!(bad.starts_with("compose.yaml:1:7: name: \"@@\" is no project name"), "{bad}");
 }
 
 #[test]
@@ -217,7 +241,7 @@ fn networks_and_volumes_get_cluster_wide_names() {
 #[test]
 fn broken_files_are_refused_with_their_place() {
     let message = |text: &str| project(&[("compose.yaml", text)]).unwrap_err().to_string();
-    assert!(message("").contains("compose.yaml: the file is empty"));
+    assert!(message("").contains("compose.yaml:1:1: the file is empty"));
     assert!(message("- a").contains("compose.yaml:1:1: a Compose file is a mapping"));
     assert!(
         message("services:\n  a: {image: i}\n  a: {image: j}\n")

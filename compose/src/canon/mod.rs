@@ -12,10 +12,11 @@ use std::path::Path;
 use crate::report::{Mark, Report};
 use crate::source::resolve;
 use crate::words;
-use crate::yaml::{Entry, Map, Node, Value};
+use crate::yaml::{Entry, Filling, Map, Node, Tag, Value};
 
 pub(crate) use pairs::scalar_text;
-pub(crate) use ports::range as port_range;
+pub(crate) use ports::{range as port_range, span as port_span};
+pub(crate) use volumes::undrive;
 
 /// What the short forms of a file are read against.
 pub(crate) struct Canon<'a> {
@@ -49,10 +50,30 @@ impl Canon<'_> {
             for entry in &mut map.entries {
                 let path = format!("{section}.{}", entry.key);
                 if let Some(fields) = entry.value.as_map_mut() {
+                    self.old_external(fields, &path);
                     self.pairs(fields, "labels", &path);
                     self.absolute(fields, "file");
+                    if section == "volumes" {
+                        self.bound_volume(fields);
+                    }
                 }
             }
+        }
+    }
+
+    /// The name in the old form of `external` is no other than the one beside it.
+    fn old_external(&mut self, fields: &Map, path: &str) {
+        let old = fields.get("external").and_then(Node::as_map).and_then(|e| e.get("name"));
+        if let (Some(old), Some(name)) = (old, fields.get("name"))
+            && old.as_text() != name.as_text()
+        {
+            let message = "`name` and `external.name` are two names";
+            self.report.invalid_hint(
+                old.mark,
+                &format!("{path}.external.name"),
+                message,
+                "write only `name`",
+            );
         }
     }
 
@@ -74,23 +95,26 @@ impl Canon<'_> {
         self.env_files(service);
         self.label_files(service);
         named(service, "networks", Node::null);
+        named(service, "models", Node::null);
         named(service, "depends_on", |mark| {
             let field = |key, text: &str| Entry::new(key, Node::plain(text, mark));
             Node::map(vec![field("condition", "service_started"), field("required", "true")], mark)
         });
         for key in ["secrets", "configs"] {
-            each_text(service, key, |text, mark| {
-                Node::map(vec![Entry::new("source", Node::text(text, mark))], mark)
-            });
+            each_text(service, key, of_source);
+        }
+        if let Some(gpus) = service.get_mut("gpus")
+            && gpus.as_text() == Some("all")
+        {
+            let all = vec![Entry::new("count", Node::text("all", gpus.mark))];
+            gpus.value = Value::List(vec![Node::map(all, gpus.mark)]);
         }
         wrapped(service, "extends", "service");
         wrapped(service, "build", "context");
         if let Some(build) = service.get_mut("build").and_then(Node::as_map_mut) {
-            let path = format!("{path}.build");
-            for key in ["args", "labels"] {
-                self.pairs(build, key, &path);
-            }
+            self.build(build, &format!("{path}.build"));
         }
+        self.watched(service);
         if let Some(extends) = service.get_mut("extends").and_then(Node::as_map_mut) {
             self.absolute(extends, "file");
         }
@@ -149,6 +173,92 @@ impl Canon<'_> {
         }
     }
 
+    fn build(&mut self, build: &mut Map, path: &str) {
+        if let Some(contexts) = build.get("additional_contexts").and_then(Node::as_list) {
+            for (index, node) in
+                contexts.iter().enumerate().filter(|(_, n)| n.as_text().is_some_and(unpaired))
+            {
+                let path = format!("{path}.additional_contexts[{index}]");
+                self.report.invalid_hint(
+                    node.mark,
+                    &path,
+                    "expected NAME=CONTEXT",
+                    "for example \"lib=../lib\"",
+                );
+            }
+        }
+        for key in ["args", "labels", "additional_contexts"] {
+            self.pairs(build, key, path);
+        }
+        self.ssh_keys(build, path);
+        each_text(build, "secrets", of_source);
+        self.extra_hosts(build, path);
+        self.build_paths(build);
+    }
+
+    /// A key is the agent's own, or has a path.
+    fn ssh_keys(&mut self, build: &mut Map, path: &str) {
+        self.pairs(build, "ssh", path);
+        let keys = build.get("ssh").and_then(Node::as_map);
+        for entry in keys.into_iter().flat_map(|m| &m.entries) {
+            if entry.key != "default" && entry.value.is_null() && entry.value.tag != Some(Tag::Reset) {
+                let path = format!("{path}.ssh.{}", entry.key);
+                self.report.invalid(entry.mark, &path, "a key is `default` or ID=PATH");
+            }
+        }
+    }
+
+    /// What an image is built from: a directory, unless it lies elsewhere or is another service.
+    fn build_paths(&mut self, build: &mut Map) {
+        let contexts = build.get_mut("additional_contexts").and_then(Node::as_map_mut);
+        let more = contexts.into_iter().flat_map(|m| m.entries.iter_mut().map(|e| &mut e.value));
+        for node in more {
+            self.context(node);
+        }
+        if let Some(node) = build.get_mut("context") {
+            self.context(node);
+        }
+        let keys = build.get_mut("ssh").and_then(Node::as_map_mut);
+        for entry in keys.into_iter().flat_map(|m| m.entries.iter_mut()) {
+            if let Value::Scalar { text, .. } = &mut entry.value.value {
+                *text = self.path(text);
+            }
+        }
+    }
+
+    fn context(&self, node: &mut Node) {
+        const ELSEWHERE: [&str; 4] = ["service:", "git@", "github.com/", "docker-image:"];
+        if let Value::Scalar { text, .. } = &mut node.value
+            && !text.contains("://")
+            && !ELSEWHERE.iter().any(|start| text.starts_with(start))
+        {
+            *text = self.path(text);
+        }
+    }
+
+    fn watched(&mut self, service: &mut Map) {
+        let develop = service.get_mut("develop").and_then(Node::as_map_mut);
+        let Some(Value::List(list)) = develop.and_then(|d| d.get_mut("watch")).map(|n| &mut n.value) else {
+            return;
+        };
+        for fields in list.iter_mut().filter_map(Node::as_map_mut) {
+            self.absolute(fields, "path");
+        }
+    }
+
+    /// A volume that is a directory of the host.
+    fn bound_volume(&mut self, fields: &mut Map) {
+        let is = |map: &Map, key: &str, value: &str| map.get(key).and_then(Node::as_text) == Some(value);
+        if !is(fields, "driver", "local") {
+            return;
+        }
+        if let Some(options) = fields.get_mut("driver_opts").and_then(Node::as_map_mut)
+            && is(options, "o", "bind")
+        {
+            self.absolute(options, "device");
+        }
+    }
+
     /// Makes the path in `fields[key]` absolute.
     fn absolute(&mut self, fields: &mut Map, key: &str) {
         if let Some(Value::Scalar { text, .. }) = fields.get_mut(key).map(|n| &mut n.value) {
@@ -156,17 +266,42 @@ impl Canon<'_> {
         }
     }
 
-    /// An absolute path, with `~` for the home directory of the user.
+    /// An absolute path, with `~` for the home directory of the user; one that is absolute already stays as it is.
     fn path(&self, text: &str) -> String {
         if let Some(rest) = text.strip_prefix('~')
-            && (rest.is_empty() || rest.starts_with('/'))
+            && let Some(home) = self.env.get("HOME").filter(|h| !h.is_empty())
         {
-            // Without a home it stays as it is, and is refused where an absolute path is wanted.
-            let Some(home) = self.env.get("HOME").filter(|h| !h.is_empty()) else { return text.to_owned() };
             return resolve(Path::new(home), rest.trim_start_matches('/')).display().to_string();
+        }
+        let open = self.report.keeps_variables() && text.starts_with('$');
+        if open || text.is_empty() || text.starts_with(['/', '~']) || volumes::is_windows_path(text) {
+            // Without a home `~` stays as it is, and is refused where an absolute path is wanted.
+            return text.to_owned();
         }
         resolve(self.base, text).display().to_string()
     }
+}
+
+/// What is built without saying from where is built from the directory of the project.
+pub(crate) fn contexts(root: &mut Node, dir: &Path) {
+    let services = root.as_map_mut().and_then(|m| m.get_mut("services")).and_then(Node::as_map_mut);
+    for service in services.into_iter().flat_map(|s| s.entries.iter_mut()) {
+        let build = service.value.as_map_mut().and_then(|s| s.get_mut("build"));
+        let Some((mark, build)) = build.and_then(|b| Some((b.mark, b.as_map_mut()?))) else { continue };
+        if build.get("context").is_none() {
+            build.set("context", mark, Node::text(dir.display().to_string(), mark));
+        }
+    }
+}
+
+/// A name alone where a pair is wanted.
+fn unpaired(text: &str) -> bool {
+    !text.contains('=')
+}
+
+/// A secret or config by its name.
+fn of_source(name: &str, mark: Mark) -> Node {
+    Node::map(vec![Entry::new("source", Node::text(name, mark))], mark)
 }
 
 /// One string becomes a list of it.
@@ -193,13 +328,13 @@ fn wrapped(service: &mut Map, key: &str, field: &str) {
 fn named(service: &mut Map, key: &str, value: impl Fn(Mark) -> Node) {
     let Some(node) = service.get_mut(key) else { return };
     let Value::List(list) = &node.value else { return };
-    let mut map = Map::default();
+    let mut map = Filling::default();
     for item in list {
         // What is no name stays a list, for the decoder to refuse.
         let Some(name) = item.as_text() else { return };
         map.set(name, item.mark, value(item.mark));
     }
-    node.value = Value::Map(map);
+    node.value = Value::Map(map.finish());
 }
 
 /// Strings of a list become what `long` makes of them.

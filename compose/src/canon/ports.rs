@@ -1,6 +1,7 @@
 //! `[[HOST_IP:]PUBLISHED:]TARGET[/PROTOCOL]` becomes the long form, ranges one entry a port.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use super::{Canon, PORTS_MAX};
 use crate::report::Mark;
@@ -12,14 +13,23 @@ const RANGE_MAX_PORTS: usize = 4096;
 /// A short port, read.
 #[derive(Debug, PartialEq)]
 struct Short<'a> {
-    host_ip: Option<IpAddr>,
+    host_ip: Option<&'a str>,
     published: Option<&'a str>,
     target: &'a str,
     protocol: &'a str,
 }
 
-/// An inclusive range of ports.
-pub(crate) fn range(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
+/// An inclusive range of ports that may be written out.
+pub(crate) fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let range = span(text)?;
+    if range.len() > RANGE_MAX_PORTS {
+        return Err(format!("the range {text} has more than {RANGE_MAX_PORTS} ports"));
+    }
+    Ok(range)
+}
+
+/// An inclusive range of ports, of any length.
+pub(crate) fn span(text: &str) -> Result<RangeInclusive<u16>, String> {
     let port = |part: &str| {
         part.parse::<u16>()
             .ok()
@@ -31,9 +41,6 @@ pub(crate) fn range(text: &str) -> Result<std::ops::RangeInclusive<u16>, String>
     if range.is_empty() {
         return Err(format!("the range {text} runs backwards"));
     }
-    if range.len() > RANGE_MAX_PORTS {
-        return Err(format!("the range {text} has more than {RANGE_MAX_PORTS} ports"));
-    }
     Ok(range)
 }
 
@@ -42,7 +49,7 @@ impl Canon<'_> {
         let Some(Value::List(list)) = service.get_mut("ports").map(|n| &mut n.value) else { return };
         let mut out = Vec::with_capacity(list.len());
         for (index, node) in list.drain(..).enumerate() {
-            let Some(text) = node.as_text() else {
+            let Some(text) = node.as_text().filter(|_| !self.report.opaque(&node)) else {
                 out.push(node);
                 continue;
             };
@@ -85,8 +92,12 @@ fn short(text: &str) -> Result<Short<'_>, String> {
     };
     let host_ip = match ip.map(|ip| ip.trim_start_matches('[').trim_end_matches(']')) {
         None | Some("") => None,
-        Some(ip) => Some(ip.parse().map_err(|_| format!("{ip:?} is no address of a host"))?),
+        Some(ip) if ip.parse::<IpAddr>().is_ok() => Some(ip),
+        Some(ip) => return Err(format!("{ip:?} is no address of a host")),
     };
+    if !["tcp", "udp", "sctp"].contains(&protocol.to_lowercase().as_str()) {
+        return Err(format!("{protocol:?} is no protocol of a port; use tcp, udp or sctp"));
+    }
     if target.is_empty() {
         return Err(format!("{text:?} names no port of the container"));
     }
@@ -96,9 +107,11 @@ fn short(text: &str) -> Result<Short<'_>, String> {
 fn expand(short: &Short<'_>, mark: Mark) -> Result<Vec<Node>, String> {
     let targets = range(short.target)?;
     let published: Vec<Option<String>> = match short.published {
+        // Any port that is free.
+        Some("0") if targets.len() == 1 => vec![Some("0".into())],
         None => vec![None; targets.len()],
         Some(text) => {
-            let ports = range(text)?;
+            let ports = span(text)?;
             match (ports.len(), targets.len()) {
                 (p, t) if p == t => ports.map(|p| Some(p.to_string())).collect(),
                 (_, 1) => vec![Some(text.to_owned())],
@@ -107,17 +120,20 @@ fn expand(short: &Short<'_>, mark: Mark) -> Result<Vec<Node>, String> {
         }
     };
     let text = |text: String| Node::text(text, mark);
+    let mut pairs: Vec<(u16, Option<String>)> = targets.zip(published).collect();
+    // Docker Compose orders the ports of a range as texts.
+    pairs.sort_by_key(|(target, _)| target.to_string());
     let long = |(target, published): (u16, Option<String>)| {
         let mut entries = vec![
             Entry::new("mode", text("ingress".into())),
             Entry::new("target", Node::plain(target.to_string(), mark)),
             Entry::new("protocol", text(short.protocol.to_lowercase())),
         ];
-        entries.extend(short.host_ip.map(|ip| Entry::new("host_ip", text(ip.to_string()))));
+        entries.extend(short.host_ip.map(|ip| Entry::new("host_ip", text(ip.to_owned()))));
         entries.extend(published.map(|p| Entry::new("published", text(p))));
         Node::map(entries, mark)
     };
-    Ok(targets.zip(published).map(long).collect())
+    Ok(pairs.into_iter().map(long).collect())
 }
 
 #[cfg(test)]
@@ -147,11 +163,12 @@ mod tests {
             ("::1:6000:6000", "::1 6000 6000 tcp"),
             ("[::1]:6001:6001/UDP", "::1 6001 6001 udp"),
             ("0.0.0.0::80", "0.0.0.0 - 80 tcp"),
+            ("0:80", "- 0 80 tcp"),
         ];
         for (text, expected) in cases {
             assert_eq!(read(text).as_deref(), Ok(expected), "{text}");
         }
-        for bad in ["", "x", "70000:80", "80:", "0:80", "5-4", "1-3:1-2", "host:80:80", "1-65535"] {
+        for bad in ["", "x", "70000:80", "80:", "80:0", "5-4", "1-3:1-2", "host:80:80", "1-65535"] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

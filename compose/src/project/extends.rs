@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::Loader;
+use super::{Loader, size};
 use crate::canon::{Canon, PORTS_MAX};
-use crate::interpolate::interpolate_tree;
-use crate::merge::{merge_service, settle};
+use crate::check;
+use crate::merge::{merge, merge_service, settle};
 use crate::report::DiagnosticKind;
 use crate::suggest;
-use crate::yaml::{Map, Node, Value};
+use crate::yaml::{Map, Node};
 
 /// Longest chain of services that extend each other.
 const CHAIN_MAX: usize = 32;
@@ -20,15 +20,6 @@ const EXTENDED_MAX_NODES: usize = 500_000;
 
 /// Files of a chain, in long form, each read once.
 type Others = BTreeMap<PathBuf, Option<Rc<Map>>>;
-
-/// Number of values in a tree.
-fn size(node: &Node) -> usize {
-    match &node.value {
-        Value::Map(map) => 1 + map.entries.iter().map(|e| size(&e.value)).sum::<usize>(),
-        Value::List(list) => 1 + list.iter().map(size).sum::<usize>(),
-        Value::Null | Value::Scalar { .. } => 1,
-    }
-}
 
 impl Loader<'_> {
     /// Puts each service of the file that extends another on top of it.
@@ -80,8 +71,12 @@ impl Loader<'_> {
         let Some(extends) = extends.map(|e| e.value).filter(|e| !e.is_null()) else { return Some(service) };
         let (mark, key) = (extends.mark, format!("services.{name}.extends"));
         let link = (path.to_path_buf(), name.to_owned());
-        if chain.contains(&link) || chain.len() >= CHAIN_MAX {
+        if chain.contains(&link) {
             self.report.invalid(mark, &key, "services extend each other in a circle");
+            return Some(service);
+        }
+        if chain.len() >= CHAIN_MAX {
+            self.report.invalid(mark, &key, format!("more than {CHAIN_MAX} services extend each other"));
             return Some(service);
         }
         chain.push(link);
@@ -126,11 +121,18 @@ impl Loader<'_> {
         env: &BTreeMap<String, String>,
         at: (crate::report::Mark, &str),
     ) -> Option<Map> {
-        let mut tree = self.parse_at(path, Some(at))?;
-        interpolate_tree(&mut tree, "", env, self.report);
         let base = path.parent().unwrap_or(Path::new("/")).to_path_buf();
-        Canon { base: &base, env, report: self.report, ports_left: PORTS_MAX }.file(&mut tree);
-        let services = tree.as_map_mut().and_then(|m| m.remove("services"));
+        let mut root: Option<Node> = None;
+        for mut tree in self.parse_at(path, Some(at))? {
+            self.interpolate(&mut tree, env);
+            check::file(&tree, self.report);
+            Canon { base: &base, env, report: self.report, ports_left: PORTS_MAX }.file(&mut tree);
+            root = Some(match root {
+                None => tree,
+                Some(base) => merge(base, tree),
+            });
+        }
+        let services = root.as_mut().and_then(Node::as_map_mut).and_then(|m| m.remove("services"));
         services.and_then(|s| s.value.as_map().cloned()).or_else(|| Some(Map::default()))
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Loader;
+use crate::canon;
 use crate::fields::{Fields, Item};
-use crate::merge::{merge, same, settle};
+use crate::merge::{merge, merge_named, same, settle};
 use crate::source::resolve;
 use crate::yaml::{Entry, Map, Node, Value};
 
@@ -25,8 +26,13 @@ impl Loader<'_> {
         stack: &mut Vec<PathBuf>,
     ) {
         let Some(include) = tree.as_map_mut().and_then(|m| m.remove("include")) else { return };
-        if stack.len() >= INCLUDE_DEPTH_MAX || stack.iter().any(|p| p == path) {
+        if stack.iter().any(|p| p == path) {
             self.report.invalid(include.mark, "include", "files include each other in a circle");
+            return;
+        }
+        if stack.len() >= INCLUDE_DEPTH_MAX {
+            let message = format!("files include each other deeper than {INCLUDE_DEPTH_MAX} levels");
+            self.report.invalid(include.mark, "include", message);
             return;
         }
         stack.push(path.to_path_buf());
@@ -70,25 +76,37 @@ impl Loader<'_> {
             Some(dir) => resolve(base, &dir),
             None => resolve(base, first).parent().unwrap_or(base).to_path_buf(),
         };
-        let env_files: Vec<PathBuf> = env_files.iter().map(|f| resolve(base, f)).collect();
-        let env = self.environment(env, &dir, &env_files);
+        // An empty file in place of `.env`, written as people write it.
+        let none = env_files.iter().any(|f| f == "/dev/null");
+        let env_files: Vec<PathBuf> =
+            env_files.iter().filter(|f| *f != "/dev/null").map(|f| resolve(base, f)).collect();
+        let at = (item.mark(), item.path.as_str());
+        let env = if none && env_files.is_empty() {
+            env.clone()
+        } else {
+            self.environment(env, &dir, &env_files, Some(at))
+        };
         let mut root: Option<Node> = None;
         for path in &paths {
             let path = resolve(base, path);
-            let tree = self.parse_at(&path, Some((item.mark(), &item.path)))?;
-            let mut tree = self.finish_file(&path, tree, &dir, &env, stack);
-            root = Some(match root {
-                None => {
-                    settle(&mut tree);
-                    tree
-                }
-                Some(base) => merge(base, tree),
-            });
+            for tree in self.parse_at(&path, Some(at))? {
+                let mut tree = self.finish_file(&path, tree, &dir, &env, stack);
+                root = Some(match root {
+                    None => {
+                        settle(&mut tree);
+                        tree
+                    }
+                    Some(base) => merge(base, tree),
+                });
+            }
+        }
+        if let Some(root) = &mut root {
+            canon::contexts(root, &dir);
         }
         root
     }
 
-    /// Adds the sections of a part; a name that both have must mean the same.
+    /// Adds the sections of a part.
     fn import(&mut self, root: &mut Map, part: Node) {
         let Value::Map(part) = part.value else { return };
         for section in part.entries {
@@ -109,16 +127,18 @@ impl Loader<'_> {
         }
     }
 
+    /// A name that the including file has as well stands on top of what is included.
     fn import_entry(&mut self, target: &mut Map, section: &str, entry: Entry) {
-        match target.entry(&entry.key) {
+        match target.entries.iter_mut().find(|e| e.key == entry.key) {
             None => target.entries.push(entry),
             Some(own) if same(&own.value, &entry.value) => {}
             Some(own) => {
                 let other = self.report.position(entry.mark);
                 let path = format!("{section}.{}", entry.key);
-                let message = format!("conflicts with the one that is included from {other}");
-                let hint = "give one of them another name, or change it in an override file";
-                self.report.invalid_hint(own.mark, &path, message, hint);
+                let text = format!("is also in an included file, at {other}; this one stands on top of it");
+                self.report.note(own.mark, &path, text);
+                let over = std::mem::replace(&mut own.value, Node::null(own.mark));
+                own.value = merge_named(section, &entry.key, entry.value, over);
             }
         }
     }

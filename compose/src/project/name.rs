@@ -22,7 +22,7 @@ impl Loader<'_> {
         dir: &Path,
     ) -> Option<String> {
         let nowhere = Mark::default();
-        if let Some(name) = &options.project_name {
+        if let Some(name) = options.project_name.as_ref().filter(|n| !n.is_empty()) {
             return self.checked(name, nowhere, "the project name given with -p");
         }
         if let Some(name) = env.get("COMPOSE_PROJECT_NAME").filter(|n| !n.is_empty()) {
@@ -34,6 +34,7 @@ impl Loader<'_> {
             // A template that is wrong is told when the whole file is interpolated.
             let name = node.as_text().and_then(|text| filled(text).ok());
             if let Some(name) = name.filter(|name| !name.is_empty()) {
+                let name = self.written(&name, node);
                 return self.checked(&name, node.mark, "name");
             }
         }
@@ -44,6 +45,16 @@ impl Loader<'_> {
             return None;
         }
         self.checked(&name, nowhere, "the name of the project directory")
+    }
+
+    /// A name of the file is brought into the form that it must have.
+    fn written(&mut self, name: &str, node: &Node) -> String {
+        let normal = normalise(name);
+        if normal.is_empty() || normal == name {
+            return name.to_owned();
+        }
+        self.report.note(node.mark, "name", format!("{name:?} becomes {normal:?}, as in Docker Compose"));
+        normal
     }
 
     fn checked(&mut self, name: &str, mark: Mark, what: &str) -> Option<String> {

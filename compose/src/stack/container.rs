@@ -43,11 +43,15 @@ impl Build<'_> {
         out.ulimits = self.ulimits(fields);
         out.sysctls = fields.take("sysctls").map(|i| i.labels(self.report)).unwrap_or_default();
         out.devices = self.devices(fields);
+        out.device_rules = self.device_rules(fields);
         out.pull = self.pull(fields);
         out.pid = self.namespace(fields, "pid", &[]);
         out.ipc = self.namespace(fields, "ipc", &["private", "shareable"]);
         out.uts = self.namespace(fields, "uts", &[]);
-        self.other_namespaces(fields);
+        out.post_start = self.hooks(fields, "post_start");
+        out.pre_stop = self.hooks(fields, "pre_stop");
+        out.cgroup = self.namespace(fields, "cgroup", &["private"]);
+        self.users(fields);
         out
     }
 
@@ -91,7 +95,7 @@ impl Build<'_> {
         }
     }
 
-    fn ulimits(&mut self, fields: &mut Fields<'_>) -> BTreeMap<String, Ulimit> {
+    pub(super) fn ulimits(&mut self, fields: &mut Fields<'_>) -> BTreeMap<String, Ulimit> {
         let mut out = BTreeMap::new();
         let Some(item) = fields.take("ulimits") else { return out };
         for (name, item) in item.entries(self.report) {
@@ -134,8 +138,7 @@ impl Build<'_> {
             fields.finish(&[], self.report);
             let source = source.unwrap_or_default();
             if !source.starts_with('/') {
-                let hint = Some("name a device by its path, for example /dev/ttyUSB0");
-                item.unsupported("devices by name (CDI) are not built yet", hint, self.report);
+                item.listed("services.devices", "VENDOR/CLASS=NAME (CDI)", self.report);
                 continue;
             }
             let permissions = permissions.filter(|p| !p.is_empty()).unwrap_or_else(|| "rwm".into());
@@ -152,33 +155,26 @@ impl Build<'_> {
         let Some(item) = fields.take(key) else { return Namespace::Private };
         match item.node.as_text() {
             Some("host") => return Namespace::Host,
-            Some(word) if word.is_empty() || own.contains(&word) => {
-                if word == "shareable" {
-                    item.note("no other container joins it yet", self.report);
-                }
+            Some("shareable") if own.contains(&"shareable") => {
+                item.listed("services.ipc", "shareable", self.report);
             }
-            Some(word) if shares(word) || word == "none" => {
-                let message = format!("{word:?} is not built yet");
-                item.unsupported(message, Some("use host, or leave it out"), self.report);
+            Some(word) if word.is_empty() || own.contains(&word) => {}
+            Some(word) if key == "ipc" && (shares(word) || word == "none") => {
+                item.listed("services.ipc", "service:NAME, container:NAME, none", self.report);
+            }
+            Some(word) if key == "pid" && shares(word) => {
+                item.listed("services.pid", "service:NAME, container:NAME", self.report);
             }
             Some(_) | None => item.invalid_hint("expected host", "or leave it out", self.report),
         }
         Namespace::Private
     }
 
-    /// Namespaces that a container always or never has.
-    fn other_namespaces(&mut self, fields: &mut Fields<'_>) {
+    fn users(&mut self, fields: &mut Fields<'_>) {
         if let Some(item) = fields.take("userns_mode")
             && item.node.as_text().is_none_or(|mode| !["", "host"].contains(&mode))
         {
-            let hint = Some("use host, or leave it out");
-            item.unsupported("user namespaces are not built yet", hint, self.report);
-        }
-        if let Some(item) = fields.take("cgroup")
-            && item.node.as_text().is_none_or(|mode| !["", "private"].contains(&mode))
-        {
-            let hint = Some("use private, or leave it out");
-            item.unsupported("sharing the host's cgroup namespace is not built yet", hint, self.report);
+            item.listed("services.userns_mode", "others", self.report);
         }
     }
 }

@@ -6,8 +6,9 @@ use carrack_api::{
     Bytes, MilliCpus, Placement, RestartCondition, RestartPolicy, ServiceMode, UpdateOrder, UpdatePolicy,
 };
 
-use super::{Build, refused};
+use super::Build;
 use crate::fields::{Fields, Item};
+use crate::outcomes;
 
 /// What `deploy` says.
 #[derive(Default)]
@@ -47,6 +48,9 @@ impl Deploy {
     }
 }
 
+/// What becomes of a number of tasks where there is one for each node.
+const GLOBAL_NUMBER: &str = "left out: a global service has one task on each node";
+
 impl Build<'_> {
     pub(super) fn deploy(&mut self, service: &mut Fields<'_>) -> Deploy {
         let mut out = Deploy::default();
@@ -58,19 +62,26 @@ impl Build<'_> {
             && let Some(mut fields) = Fields::open(&item, self.report)
         {
             mode = self.mode(&mut fields);
-            replicas = fields.take("replicas").and_then(|i| i.number::<u32>(self.report));
+            let written = fields.take("replicas");
+            replicas = written.as_ref().and_then(|i| i.number::<u32>(self.report));
+            if let (Some(item), Mode::Global) = (&written, mode) {
+                item.note(GLOBAL_NUMBER, self.report);
+            }
             out.labels = fields.take("labels").map(|i| i.labels(self.report)).unwrap_or_default();
             self.endpoint_mode(&mut fields);
             self.placement(&mut fields, &mut out.placement);
             self.update(&mut fields, &mut out.update);
             out.restart = self.restart_policy(&mut fields);
             self.resources(&mut fields, &mut out);
-            fields.finish(refused::DEPLOY, self.report);
+            fields.finish(&outcomes::refused("services.deploy"), self.report);
         }
-        if let (Some(item), Some(scale), Some(replicas)) = (scale, scale_value, replicas)
+        if let (Some(item), Some(scale), Some(replicas)) = (&scale, scale_value, replicas)
             && scale != replicas
         {
             item.invalid_hint("differs from deploy.replicas", "write only one of them", self.report);
+        }
+        if let (Some(item), Mode::Global) = (&scale, mode) {
+            item.note(GLOBAL_NUMBER, self.report);
         }
         out.mode = match mode {
             Mode::Global => ServiceMode::Global,
@@ -91,8 +102,7 @@ impl Build<'_> {
         ];
         let mode = item.choice(&words, self.report).unwrap_or(Mode::Replicated);
         if mode == Mode::Job {
-            let hint = Some("a service that ends with exit code 0 is completed and not started again");
-            item.unsupported("jobs are not built yet", hint, self.report);
+            item.listed("services.deploy.mode", "replicated-job, global-job", self.report);
         }
         mode
     }
@@ -101,7 +111,7 @@ impl Build<'_> {
         if let Some(item) = fields.take("endpoint_mode")
             && item.choice(&[("vip", false), ("dnsrr", true)], self.report) == Some(true)
         {
-            item.note("the name leads to one virtual address; `tasks.NAME` lists all tasks", self.report);
+            item.listed("services.deploy.endpoint_mode", "dnsrr", self.report);
         }
     }
 
@@ -111,9 +121,7 @@ impl Build<'_> {
         out.constraints = fields.take("constraints").map(|i| i.texts(self.report)).unwrap_or_default();
         out.max_replicas_per_node =
             fields.take("max_replicas_per_node").and_then(|i| i.number(self.report)).filter(|n| *n > 0);
-        if let Some(item) = fields.take("preferences") {
-            item.note("tasks are spread over all nodes that fit, without preferences", self.report);
-        }
+        fields.listed("preferences", "services.deploy.placement.preferences", self.report);
         fields.finish(&[], self.report);
     }
 
@@ -130,15 +138,13 @@ impl Build<'_> {
             if let Some(action) = item.choice(&words, self.report)
                 && action != "rollback"
             {
-                let message = format!("a rollout that fails is rolled back; {action} is not built yet");
-                item.unsupported(message, Some("use rollback, or leave it out"), self.report);
+                item.listed("services.deploy.update_config.failure_action", "pause, continue", self.report);
             }
         }
         if let Some(item) = fields.take("max_failure_ratio")
             && item.node.as_text().and_then(|t| t.parse::<f64>().ok()) != Some(0.0)
         {
-            let message = "tolerating failures in a rollout is not built yet";
-            item.unsupported(message, Some("leave it out"), self.report);
+            item.listed("services.deploy.update_config.max_failure_ratio", "others", self.report);
         }
         fields.finish(&[], self.report);
     }
@@ -159,8 +165,7 @@ impl Build<'_> {
             max_attempts: fields.take("max_attempts").and_then(|i| i.number(self.report)).filter(|n| *n > 0),
             delay: fields.take("delay").and_then(|i| i.duration(self.report)),
         };
-        let window = "a run that is healthy for 60 s starts the count anew, whatever is written here";
-        fields.note("window", window, self.report);
+        fields.listed("window", "services.deploy.restart_policy.window", self.report);
         fields.finish(&[], self.report);
         Some(out)
     }
@@ -187,7 +192,8 @@ impl Build<'_> {
         } else {
             None
         };
-        fields.finish(refused::RESOURCES, self.report);
+        let scope = if limits { "limits" } else { "reservations" };
+        fields.finish(&outcomes::refused(&format!("services.deploy.resources.{scope}")), self.report);
         Amounts { cpus, memory, pids }
     }
 }

@@ -38,20 +38,23 @@ impl Build<'_> {
         out.env.extend(found.into_iter().map(|(name, value)| (name, Some(value))));
         out.env.extend(own);
         if let Some(item) = fields.take("label_file") {
+            let mut labels = BTreeMap::new();
             for item in item.items(self.report) {
                 if let Some(path) = item.text(self.report) {
                     let file = Variables { path: &path, required: true, raw: false };
-                    out.labels.extend(self.variables(&item, &file, &|_| None));
+                    let before = labels.clone();
+                    self.variables(&item, &file, &|name| before.get(name).cloned(), &mut labels);
                 }
             }
+            out.labels.extend(labels);
         }
         if let Some(item) = fields.take("labels") {
             out.labels.extend(item.labels(self.report));
         }
     }
 
-    /// Reads one file into `found`. In its `${VAR}` the service's own environment wins over the user's, and that over
-    /// earlier files.
+    /// Reads one file into `found`. In its `${VAR}` the user's environment wins over the service's own, and that over what
+    /// this file and earlier ones say.
     fn env_file(
         &mut self,
         item: &Item<'_>,
@@ -72,52 +75,52 @@ impl Build<'_> {
         };
         let outer = self.env;
         let lookup = |name: &str| {
-            let own = own.get(name).and_then(Option::as_ref);
-            own.or_else(|| outer.get(name)).or_else(|| found.get(name)).cloned()
+            let own = || own.get(name).and_then(Option::as_ref);
+            outer.get(name).or_else(own).cloned()
         };
-        let new = self.variables(item, &Variables { path: &path, required, raw }, &lookup);
-        found.extend(new);
+        self.variables(item, &Variables { path: &path, required, raw }, &lookup, found);
     }
 
-    /// Reads a file of variables.
+    /// Reads a file of variables into `found`.
     fn variables(
         &mut self,
         item: &Item<'_>,
         file: &Variables<'_>,
         lookup: &dyn Fn(&str) -> Option<String>,
-    ) -> BTreeMap<String, String> {
+        found: &mut BTreeMap<String, String>,
+    ) {
         let path = file.path;
         let content = match self.files.read(Path::new(path)) {
             Ok(content) if content.len() <= FILE_MAX_BYTES => content,
             Ok(_) => {
                 item.invalid(format!("file {path} is larger than {FILE_MAX_BYTES} bytes"), self.report);
-                return BTreeMap::new();
+                return;
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if file.required {
                     let hint = "make it, or write `required: false`";
                     item.invalid_hint(format!("file {path} is not found"), hint, self.report);
                 }
-                return BTreeMap::new();
+                return;
             }
             Err(error) => {
                 item.invalid(format!("file {path} cannot be read: {error}"), self.report);
-                return BTreeMap::new();
+                return;
             }
         };
         let Ok(text) = String::from_utf8(content) else {
             item.invalid(format!("file {path} is not UTF-8 text"), self.report);
-            return BTreeMap::new();
+            return;
         };
-        let read = if file.raw { dotenv::parse_raw(&text, lookup) } else { dotenv::parse(&text, lookup) };
-        match read {
-            Ok(variables) => variables,
-            Err(error) => {
-                let file = self.report.add_file(path);
-                let mark = Mark { line: error.line, column: 1, ..file };
-                self.report.problem(DiagnosticKind::Syntax, mark, &item.path, error.message, None);
-                BTreeMap::new()
-            }
+        let read = if file.raw {
+            dotenv::parse_raw(&text, lookup, found)
+        } else {
+            dotenv::parse(&text, lookup, found)
+        };
+        if let Err(error) = read {
+            let file = self.report.add_file(path);
+            let mark = Mark { line: error.line, column: 1, ..file };
+            self.report.problem(DiagnosticKind::Syntax, mark, &item.path, error.message, None);
         }
     }
 }

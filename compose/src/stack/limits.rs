@@ -15,7 +15,11 @@ pub(super) struct Resources {
 /// "Unlimited" where a number is wanted: more than any machine has, and still a signed 64-bit number.
 const UNLIMITED: Bytes = Bytes(i64::MAX as u64);
 /// The kernel's period when `cpu_period` is not written, in microseconds.
-const CPU_PERIOD_US: i64 = 100_000;
+const CPU_PERIOD_US: u64 = 100_000;
+/// Periods that the kernel takes, in microseconds.
+const CPU_PERIODS_US: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
+/// The largest `mem_swappiness`, a percentage.
+const SWAPPINESS_MAX: u64 = 100;
 
 impl Build<'_> {
     pub(super) fn limits(&mut self, fields: &mut Fields<'_>, deploy: &Deploy) -> Resources {
@@ -29,7 +33,8 @@ impl Build<'_> {
         let cpus = fields.take("cpus");
         let cpus_value = cpus.as_ref().and_then(|i| i.cpus(self.report)).filter(|c| c.0 > 0);
         let cpus = self.agree(cpus, cpus_value, deploy.limits.cpus, "limits.cpus");
-        let quota = self.quota(fields, cpus);
+        let period = self.period(fields, cpus);
+        let quota = self.quota(fields, cpus, period);
         let pids = fields.take("pids_limit");
         let pids_value =
             pids.as_ref().and_then(|i| i.int(self.report)).map(|n| u64::try_from(n).unwrap_or(0));
@@ -42,6 +47,9 @@ impl Build<'_> {
             memory_swap: self.swap(fields),
             memory_reservation: reserved,
             pids,
+            cpu_period: period,
+            swappiness: self.swappiness(fields),
+            io: self.blkio(fields),
         };
         let reservations = Reservations {
             cpus: deploy.reservations.cpus.unwrap_or_default(),
@@ -75,28 +83,52 @@ impl Build<'_> {
         item.bytes(self.report).filter(|b| b.0 > 0)
     }
 
+    /// The time within which the CPU limit holds, in microseconds.
+    fn period(&mut self, fields: &mut Fields<'_>, cpus: Option<MilliCpus>) -> Option<u64> {
+        let item = fields.take("cpu_period")?;
+        let period = match item.node.as_text().and_then(|t| crate::units::duration(t).ok()) {
+            Some(time) => u64::try_from(time.as_micros()).ok(),
+            None => item.number::<u32>(self.report).map(u64::from),
+        }
+        .filter(|us| *us > 0)?;
+        if !CPU_PERIODS_US.contains(&period) {
+            let hint = "in microseconds: 1000 to 1000000";
+            item.invalid_hint(format!("{period} is no period that the kernel takes"), hint, self.report);
+            return None;
+        }
+        if cpus.is_none() && !fields.has("cpu_quota") {
+            item.listed("services.cpu_period", "alone", self.report);
+            return None;
+        }
+        Some(period)
+    }
+
     /// `cpu_quota` of `cpu_period` is a number of CPUs.
-    fn quota(&mut self, fields: &mut Fields<'_>, cpus: Option<MilliCpus>) -> Option<MilliCpus> {
-        let period = fields.take("cpu_period");
-        let period = match period {
-            Some(item) => match item.node.as_text().and_then(|t| crate::units::duration(t).ok()) {
-                Some(time) => i64::try_from(time.as_micros()).ok().filter(|us| *us > 0),
-                None => item.number::<u32>(self.report).map(i64::from).filter(|us| *us > 0),
-            },
-            None => None,
-        };
+    fn quota(
+        &mut self,
+        fields: &mut Fields<'_>,
+        cpus: Option<MilliCpus>,
+        period: Option<u64>,
+    ) -> Option<MilliCpus> {
         let item = fields.take("cpu_quota")?;
         let quota = match item.node.as_text().and_then(|t| crate::units::duration(t).ok()) {
             Some(time) => i64::try_from(time.as_micros()).ok()?,
             None => item.int(self.report)?,
         };
-        if quota <= 0 {
-            return None;
-        }
-        let milli = quota.saturating_mul(1000) / period.unwrap_or(CPU_PERIOD_US);
+        let quota = u64::try_from(quota).ok().filter(|q| *q > 0)?;
         if cpus.is_some() {
             item.invalid_hint("`cpus` says it already", "write only one of them", self.report);
         }
-        u64::try_from(milli).ok().map(MilliCpus)
+        Some(MilliCpus(quota.saturating_mul(1000) / period.unwrap_or(CPU_PERIOD_US)))
+    }
+
+    fn swappiness(&mut self, fields: &mut Fields<'_>) -> Option<u64> {
+        let item = fields.take("mem_swappiness")?;
+        let value = item.number::<u64>(self.report)?;
+        if value > SWAPPINESS_MAX {
+            item.invalid_hint(format!("{value} is out of range"), "0 to 100", self.report);
+            return None;
+        }
+        Some(value)
     }
 }

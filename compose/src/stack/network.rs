@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use carrack_api::{Attachment, NetworkName, TaskNetwork};
 
+use super::Build;
 use super::container::{shares, text_of};
-use super::{Build, refused};
 use crate::fields::{Fields, Item};
+use crate::outcomes;
 use crate::suggest;
 
 impl Build<'_> {
@@ -39,16 +40,11 @@ impl Build<'_> {
             Some("none") => TaskNetwork::None,
             Some("default" | "") => self.default_network(),
             Some("bridge") => {
-                item.note("the service is on the default network of its stack", self.report);
+                item.listed("services.network_mode", "bridge", self.report);
                 self.default_network()
             }
             Some(mode) if shares(mode) => {
-                let hint = Some("use host or none, or leave it out");
-                item.unsupported(
-                    "sharing the network of another container is not built yet",
-                    hint,
-                    self.report,
-                );
+                item.listed("services.network_mode", "service:NAME, container:NAME", self.report);
                 TaskNetwork::default()
             }
             Some(mode) => {
@@ -69,12 +65,14 @@ impl Build<'_> {
             let mut attachment = Attachment::default();
             if let Some(mut fields) = Fields::open(&item, self.report) {
                 attachment.aliases = fields.take("aliases").map(|i| i.texts(self.report)).unwrap_or_default();
-                let one = "a task has one interface for all its networks";
-                fields.note("priority", one, self.report);
-                fields.note("gw_priority", one, self.report);
-                fields.finish(refused::ATTACHMENT, self.report);
+                fields.listed("priority", "services.networks.priority", self.report);
+                fields.listed("gw_priority", "services.networks.gw_priority", self.report);
+                fields.finish(&outcomes::refused("services.networks"), self.report);
             }
             if !self.networks.contains_key(key) {
+                if self.is_at_top("networks", key) {
+                    continue;
+                }
                 let names = self.networks.keys().map(String::as_str);
                 let hint = match suggest::nearest(key, names) {
                     Some(name) => format!("did you mean `{name}`?"),

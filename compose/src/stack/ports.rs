@@ -11,6 +11,9 @@ use crate::fields::{Fields, Item};
 /// Exposed ports of a service at most, ranges written out.
 const EXPOSED_MAX: usize = 5000;
 
+/// One port, or several to choose from; neither is any that is free.
+type Published = (Option<u16>, Option<(u16, u16)>);
+
 impl Build<'_> {
     pub(super) fn published(&mut self, fields: &mut Fields<'_>) -> Vec<PublishedPort> {
         let items = fields.take("ports").map(|i| i.items(self.report)).unwrap_or_default();
@@ -32,33 +35,30 @@ impl Build<'_> {
         let words = [("ingress", PortMode::Ingress), ("host", PortMode::Host)];
         let mode = fields.take("mode").and_then(|i| i.choice(&words, self.report)).unwrap_or_default();
         fields.take("name");
-        fields.note("app_protocol", "is carried as plain TCP or UDP", self.report);
+        fields.listed("app_protocol", "services.ports.app_protocol", self.report);
         fields.finish(&[], self.report);
         let Some(target) = target else {
             item.invalid_hint("the port has no target", "name the port of the container", self.report);
             return None;
         };
         let target = target.number::<u16>(self.report)?;
-        let published = match published {
+        let (published, range) = match published {
             Some(item) => self.published_port(&item)?,
-            None => None,
+            None => (None, None),
         };
-        Some(PublishedPort { target, published, host_ip, protocol, mode })
+        Some(PublishedPort { target, published, range, host_ip, protocol, mode })
     }
 
-    fn published_port(&mut self, item: &Item<'_>) -> Option<Option<u16>> {
+    /// One port, or several to choose from.
+    fn published_port(&mut self, item: &Item<'_>) -> Option<Published> {
         let text = item.text(self.report)?;
         match text.as_str() {
-            "" | "0" => return Some(None),
+            "" | "0" => return Some((None, None)),
             _ => {}
         }
         match port_range(&text) {
-            Ok(range) if range.start() == range.end() => Some(Some(*range.start())),
-            Ok(_) => {
-                let hint = Some("name one port, or none to get a free one");
-                item.unsupported("choosing a port from a range is not built yet", hint, self.report);
-                None
-            }
+            Ok(range) if range.start() == range.end() => Some((Some(*range.start()), None)),
+            Ok(range) => Some((None, Some((*range.start(), *range.end())))),
             Err(why) => {
                 item.invalid(why, self.report);
                 None
@@ -83,7 +83,7 @@ impl Build<'_> {
             "tcp" => Some(Protocol::Tcp),
             "udp" => Some(Protocol::Udp),
             "sctp" => {
-                item.unsupported("SCTP is not built yet", Some("use tcp or udp"), self.report);
+                item.listed("services.ports.protocol", "sctp", self.report);
                 None
             }
             other => {

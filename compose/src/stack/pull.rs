@@ -20,7 +20,7 @@ impl Build<'_> {
             return self.pull_refresh(item, after.as_ref());
         }
         if let Some(after) = after {
-            after.note("has a meaning only with `pull_policy: refresh`", self.report);
+            after.listed("services.pull_refresh_after", "without refresh", self.report);
         }
         word.map_or_else(PullPolicy::default, |(item, word)| self.pull_by_name(item, &word))
     }
@@ -32,7 +32,10 @@ impl Build<'_> {
             "missing" | "if_not_present" => {}
             "daily" => return every(DAY),
             "weekly" => return every(7 * DAY),
-            "build" => item.note("images are not built here yet; a held image is used", self.report),
+            "build" => {
+                item.listed("services.pull_policy", "build", self.report);
+                return PullPolicy::Never;
+            }
             other => match other.strip_prefix("every_").and_then(seconds) {
                 Some(seconds) => return every(seconds),
                 None => self.no_pull_policy(item, other),
@@ -43,7 +46,7 @@ impl Build<'_> {
 
     fn pull_refresh(&mut self, item: &Item<'_>, after: Option<&Item<'_>>) -> PullPolicy {
         let Some(after) = after else {
-            item.note("without pull_refresh_after it means every day", self.report);
+            item.listed("services.pull_policy", "refresh, alone", self.report);
             return every(DAY);
         };
         match after.text(self.report) {

@@ -95,15 +95,13 @@ impl Build<'_> {
             ("seccomp", "unconfined") => out.seccomp_unconfined = true,
             ("seccomp", "builtin") => {}
             ("seccomp", _) => {
-                let hint = Some("use seccomp:unconfined, or leave it out for our profile");
-                item.unsupported("seccomp profiles of your own are not built yet", hint, self.report);
+                item.listed("services.security_opt", "seccomp:FILE", self.report);
             }
-            ("apparmor", "unconfined") => item.note("no AppArmor profile is used here anyway", self.report),
-            ("label", _) => item.note("containers are not labelled for SELinux", self.report),
-            _ => {
-                let hint = Some("no-new-privileges and seccomp:unconfined are there");
-                item.unsupported(format!("the option {text:?} is not built yet"), hint, self.report);
+            ("apparmor", "unconfined") => {
+                item.listed("services.security_opt", "apparmor:unconfined", self.report);
             }
+            ("label", _) => item.listed("services.security_opt", "label", self.report),
+            _ => item.listed("services.security_opt", "others", self.report),
         }
     }
 }

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 
 use carrack_api::{
-    Dependency, DependencyCondition, RestartCondition, RestartPolicy, ServiceName, ServiceSpec, TaskNetwork,
-    TaskSpec,
+    ContainerSpec, Dependency, DependencyCondition, PullPolicy, RestartCondition, RestartPolicy, ServiceName,
+    ServiceSpec, TaskNetwork, TaskSpec,
 };
 
-use super::{Build, refused};
+use super::Build;
 use crate::fields::{Fields, Item};
+use crate::outcomes;
 use crate::suggest;
+
+/// Systems that images are made for, beside Linux.
+const OTHER_SYSTEMS: [&str; 6] = ["darwin", "freebsd", "js", "wasi", "wasip1", "windows"];
 
 impl Build<'_> {
     /// Reads a service; what it says wrong is in the report.
@@ -20,7 +24,7 @@ impl Build<'_> {
         }
         let mut fields = Fields::open(item, self.report)?;
         let mut container = self.container(&mut fields);
-        container.image = self.image(&mut fields);
+        let build = self.image(&mut fields, name, &mut container);
         self.environment(&mut fields, &mut container);
         container.mounts = self.mounts(&mut fields);
         container.security = self.security(&mut fields);
@@ -33,15 +37,19 @@ impl Build<'_> {
         self.container_name(&mut fields, &deploy, &mut network);
         let mut placement = deploy.placement;
         placement.platform = self.platform(&mut fields);
+        if let Some(build) = build {
+            self.build_of(name, &build, placement.platform.as_deref());
+        }
         let ports = self.published(&mut fields);
         let expose = self.exposed(&mut fields);
         let mut depends_on = self.depends_on(&mut fields);
         self.links(&mut fields, name, &mut depends_on);
-        for (key, known) in [("secrets", self.secrets.clone()), ("configs", self.configs.clone())] {
-            self.stored_users(&mut fields, key, &known);
-        }
+        self.volumes_from(&mut fields, name, &mut depends_on);
+        container.files = self.content_files(&mut fields);
+        container.files.append(&mut self.small_files);
+        self.check_places();
         self.meaningless(&mut fields);
-        fields.finish(refused::SERVICE, self.report);
+        fields.finish(&outcomes::refused("services"), self.report);
         let reservations = resources.reservations;
         Some(ServiceSpec {
             task: TaskSpec { container, restart, network, reservations },
@@ -60,56 +68,51 @@ impl Build<'_> {
         fields.take("profiles");
         // Followed when the files were read; what is left of it has been told.
         fields.take("extends");
-        fields.note("develop", "is for development with Docker Compose and means nothing here", self.report);
-        fields.note("attach", "`carrack up` shows the logs of all services", self.report);
+        fields.listed("develop", "services.develop", self.report);
+        fields.listed("attach", "services.attach", self.report);
+        fields.listed("annotations", "services.annotations", self.report);
         if let Some(item) = fields.take("logging")
             && let Some(mut logging) = Fields::open(&item, self.report)
         {
-            let driver = logging.take("driver");
-            let name = driver.as_ref().and_then(|d| d.text(self.report)).unwrap_or_default();
-            logging.take("options");
-            logging.finish(&[], self.report);
-            match (name.as_str(), driver) {
-                ("" | "json-file" | "local" | "journald" | "none", _) | (_, None) => {
-                    item.note("Carrack keeps the last 50 MB of each task itself", self.report);
-                }
-                (other, Some(driver)) => {
-                    let message = format!("sending logs to {other} is not built yet");
-                    driver.unsupported(message, Some("take it away and read `carrack logs`"), self.report);
-                }
+            if let Some(driver) = logging.take("driver")
+                && let Some(name) = driver.text(self.report)
+            {
+                let kept = ["", "json-file", "local", "journald", "none"].contains(&name.as_str());
+                let form = if kept { "" } else { "drivers that send" };
+                driver.listed("services.logging.driver", form, self.report);
             }
+            logging.listed("options", "services.logging.options", self.report);
+            logging.finish(&[], self.report);
         }
         if let Some(item) = fields.take("runtime")
             && let Some(runtime) = item.text(self.report)
         {
-            match runtime.as_str() {
-                "runc" | "crun" | "youki" | "io.containerd.runc.v2" => {
-                    item.note("Carrack runs containers itself", self.report);
-                }
-                other => item.unsupported(format!("there is no runtime {other:?}"), None, self.report),
-            }
+            let ours = ["runc", "crun", "youki", "io.containerd.runc.v2"].contains(&runtime.as_str());
+            let form = if ours { "" } else { "others than runc, crun and youki" };
+            item.listed("services.runtime", form, self.report);
         }
         if let Some(item) = fields.take("isolation")
             && let Some(isolation) = item.text(self.report)
             && isolation != "default"
         {
-            item.unsupported("is a setting of Windows", None, self.report);
+            item.listed("services.isolation", "others than default", self.report);
         }
     }
 
-    fn image(&mut self, fields: &mut Fields<'_>) -> String {
-        let image = fields.take("image").and_then(|i| i.text(self.report)).unwrap_or_default();
+    /// The image, and what it is built from. A build without a name is called after stack and service, and no registry is asked
+    /// for that name.
+    fn image<'a>(
+        &mut self,
+        fields: &mut Fields<'a>,
+        service: &ServiceName,
+        container: &mut ContainerSpec,
+    ) -> Option<Item<'a>> {
+        container.image = fields.take("image").and_then(|i| i.text(self.report)).unwrap_or_default();
         let build = fields.take("build");
-        if let Some(build) = &build {
-            self.build_keys(build);
-            if image.is_empty() {
-                let hint =
-                    "build it with your tool, load it with `carrack image load`, and name it in `image:`";
-                build.unsupported("images are not built here yet", Some(hint), self.report);
-            } else {
-                build.note("images are not built here yet; the image of that name is used", self.report);
-            }
-        } else if image.is_empty() && !fields.has("provider") {
+        if container.image.is_empty() && build.is_some() {
+            container.image = format!("{}-{service}", self.name).to_ascii_lowercase();
+            container.pull = PullPolicy::Never;
+        } else if container.image.is_empty() && !fields.has("provider") {
             let (mark, path) = (fields.mark, fields.path.clone());
             self.report.invalid_hint(
                 mark,
@@ -118,42 +121,7 @@ impl Build<'_> {
                 "for example `image: nginx:1.27`",
             );
         }
-        image
-    }
-
-    /// The keys of `build` are checked although nobody builds.
-    fn build_keys(&mut self, item: &Item<'_>) {
-        let Some(mut build) = Fields::open(item, self.report) else { return };
-        for key in [
-            "context",
-            "dockerfile",
-            "dockerfile_inline",
-            "args",
-            "ssh",
-            "cache_from",
-            "cache_to",
-            "additional_contexts",
-            "extra_hosts",
-            "isolation",
-            "labels",
-            "network",
-            "no_cache",
-            "no_cache_filter",
-            "pull",
-            "shm_size",
-            "target",
-            "secrets",
-            "tags",
-            "platforms",
-            "privileged",
-            "entitlements",
-            "ulimits",
-            "provenance",
-            "sbom",
-        ] {
-            build.take(key);
-        }
-        build.finish(&[], self.report);
+        build
     }
 
     /// `restart`, unless `deploy.restart_policy` says it.
@@ -162,7 +130,7 @@ impl Build<'_> {
         let written = item.as_ref().and_then(|i| self.restart_word(i));
         match (deploy, written, item) {
             (Some(policy), Some(_), Some(item)) => {
-                item.note("`deploy.restart_policy` says it and wins", self.report);
+                item.listed("services.restart", "beside deploy.restart_policy", self.report);
                 policy
             }
             (Some(policy), _, _) => policy,
@@ -206,8 +174,10 @@ impl Build<'_> {
     fn platform(&mut self, fields: &mut Fields<'_>) -> Option<String> {
         let item = fields.take("platform")?;
         let platform = item.text(self.report)?;
-        if platform.starts_with("windows") || platform.starts_with("darwin") {
-            item.unsupported("only Linux containers are run", None, self.report);
+        // An architecture alone is one of Linux.
+        let system = platform.split('/').next().unwrap_or_default();
+        if (platform.contains('/') && system != "linux") || OTHER_SYSTEMS.contains(&system) {
+            item.listed("services.platform", "others than Linux", self.report);
             return None;
         }
         Some(platform)
@@ -217,7 +187,8 @@ impl Build<'_> {
         let mut out = BTreeMap::new();
         let Some(item) = fields.take("depends_on") else { return out };
         for (key, item) in item.entries(self.report) {
-            let mut dependency = Dependency { condition: DependencyCondition::Started, required: true };
+            let mut dependency =
+                Dependency { condition: DependencyCondition::Started, required: true, restart: false };
             if let Some(mut fields) = Fields::open(&item, self.report) {
                 let words = [
                     ("service_started", DependencyCondition::Started),
@@ -230,12 +201,8 @@ impl Build<'_> {
                 }
                 dependency.required =
                     fields.take("required").and_then(|i| i.bool(self.report)).unwrap_or(true);
-                if let Some(restart) = fields.take("restart")
-                    && restart.bool(self.report) == Some(true)
-                {
-                    let message = "restarting with a dependency is not built yet";
-                    restart.unsupported(message, Some("take it away"), self.report);
-                }
+                dependency.restart =
+                    fields.take("restart").and_then(|i| i.bool(self.report)).unwrap_or(false);
                 fields.finish(&[], self.report);
             }
             if let Some(name) = self.dependency_name(key, &item, dependency.required) {
@@ -246,7 +213,12 @@ impl Build<'_> {
     }
 
     /// The service a dependency names, when it is one that will run.
-    fn dependency_name(&mut self, key: &str, item: &Item<'_>, required: bool) -> Option<ServiceName> {
+    pub(super) fn dependency_name(
+        &mut self,
+        key: &str,
+        item: &Item<'_>,
+        required: bool,
+    ) -> Option<ServiceName> {
         match self.services.get(key) {
             Some(true) => return ServiceName::new(key).ok(),
             Some(false) if required => {
@@ -278,11 +250,13 @@ impl Build<'_> {
             let Some(text) = item.text(self.report) else { continue };
             let (target, alias) = text.split_once(':').unwrap_or((&text, &text));
             let Some(service) = self.dependency_name(target, &item, true) else { continue };
-            depends_on
-                .entry(service.clone())
-                .or_insert(Dependency { condition: DependencyCondition::Started, required: true });
+            depends_on.entry(service.clone()).or_insert(Dependency {
+                condition: DependencyCondition::Started,
+                required: true,
+                restart: false,
+            });
             if alias != target {
-                item.note("is an alias that the whole network sees", self.report);
+                item.listed("services.links", "SERVICE:ALIAS", self.report);
                 self.links.push((service, name.clone(), alias.to_owned()));
             }
         }
@@ -311,38 +285,14 @@ impl Build<'_> {
             return;
         }
         if let TaskNetwork::Networks(networks) = network {
-            item.note("is a further name of the service on its networks", self.report);
+            item.listed("services.container_name", "", self.report);
             for attachment in networks.values_mut() {
                 if !attachment.aliases.contains(&name) {
                     attachment.aliases.push(name.clone());
                 }
             }
         } else {
-            item.note("names nothing without a network of its own", self.report);
-        }
-    }
-
-    fn stored_users(
-        &mut self,
-        fields: &mut Fields<'_>,
-        key: &'static str,
-        known: &std::collections::BTreeSet<String>,
-    ) {
-        let Some(item) = fields.take(key) else { return };
-        for item in item.items(self.report) {
-            let Some(mut fields) = Fields::open(&item, self.report) else { continue };
-            let source = fields.take("source").and_then(|i| i.text(self.report)).unwrap_or_default();
-            for field in ["target", "uid", "gid", "mode"] {
-                fields.take(field);
-            }
-            fields.finish(&[], self.report);
-            let what = key.trim_end_matches('s');
-            if known.contains(&source) {
-                let hint = Some("use an environment variable or a bind mount for now");
-                item.unsupported(format!("{key} are not built yet"), hint, self.report);
-            } else {
-                item.invalid(format!("there is no {what} {source:?} at the top of the file"), self.report);
-            }
+            item.listed("services.container_name", "without a network", self.report);
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Top-level networks, volumes, secrets and configs.
+//! Top-level networks and volumes.
 
 use carrack_api::{NetworkName, NetworkSpec, VolumeName, VolumeSpec};
 
 use super::Build;
+use super::local::Instead;
 use crate::fields::{Fields, Item};
 use crate::report::Mark;
 
@@ -16,6 +17,8 @@ pub(super) struct NetworkDef {
 pub(super) struct VolumeDef {
     pub(super) name: VolumeName,
     pub(super) spec: VolumeSpec,
+    /// Mounted in its place.
+    pub(super) instead: Option<Instead>,
     pub(super) mark: Mark,
 }
 
@@ -29,26 +32,19 @@ impl Build<'_> {
         if !self.networks.contains_key("default")
             && let Ok(name) = NetworkName::new(format!("{stack}_default"))
         {
-            let spec = NetworkSpec { name, internal: false, external: false };
+            let spec = NetworkSpec { name, internal: false, external: false, labels: Default::default() };
             self.networks.insert("default".into(), NetworkDef { spec, mark: Mark::default() });
         }
         for (key, item) in root.take("volumes").map(|i| i.entries(self.report)).unwrap_or_default() {
-            if let Some((name, spec)) = self.volume(key, &item, stack) {
-                self.volumes.insert(key.to_owned(), VolumeDef { name, spec, mark: item.mark() });
+            if let Some(volume) = self.volume(key, &item, stack) {
+                self.volumes.insert(key.to_owned(), volume);
             }
         }
-        for (key, item) in root.take("secrets").map(|i| i.entries(self.report)).unwrap_or_default() {
-            self.stored(&item);
-            self.secrets.insert(key.to_owned());
-        }
-        for (key, item) in root.take("configs").map(|i| i.entries(self.report)).unwrap_or_default() {
-            self.stored(&item);
-            self.configs.insert(key.to_owned());
-        }
+        self.contents(root, stack);
     }
 
     /// `external: true`, and the old form `external: {name: x}`.
-    fn external(&mut self, fields: &mut Fields<'_>) -> (bool, Option<String>) {
+    pub(super) fn external(&mut self, fields: &mut Fields<'_>) -> (bool, Option<String>) {
         let Some(item) = fields.take("external") else { return (false, None) };
         if item.node.as_map().is_none() {
             return (item.bool(self.report).unwrap_or(false), None);
@@ -60,7 +56,12 @@ impl Build<'_> {
     }
 
     /// The cluster-wide name: what the file gives, the key itself when it is made elsewhere, else `STACK_KEY`.
-    fn full_name(fields: (Option<String>, Option<String>), external: bool, key: &str, stack: &str) -> String {
+    pub(super) fn full_name(
+        fields: (Option<String>, Option<String>),
+        external: bool,
+        key: &str,
+        stack: &str,
+    ) -> String {
         let default = || if external { key.to_owned() } else { format!("{stack}_{key}") };
         fields.0.or(fields.1).filter(|name| !name.is_empty()).unwrap_or_else(default)
     }
@@ -72,6 +73,7 @@ impl Build<'_> {
         }
         let (mut external, mut internal, mut name) =
             (false, false, Self::full_name((None, None), false, key, stack));
+        let mut labels = std::collections::BTreeMap::new();
         if let Some(mut fields) = Fields::open(item, self.report) {
             let written = fields.take("name").and_then(|i| i.text(self.report));
             let (is_external, old) = self.external(&mut fields);
@@ -79,23 +81,23 @@ impl Build<'_> {
             name = Self::full_name((written, old), external, key, stack);
             internal = fields.take("internal").and_then(|i| i.bool(self.report)).unwrap_or(false);
             self.network_driver(&mut fields);
-            fields.note("attachable", "every network is open to further tasks", self.report);
-            fields.note("labels", "labels of networks are not kept", self.report);
-            fields.note("ipam", "addresses come from the cluster's own range", self.report);
+            fields.listed("attachable", "networks.attachable", self.report);
+            labels = fields.take("labels").map(|i| i.labels(self.report)).unwrap_or_default();
+            fields.listed("ipam", "networks.ipam", self.report);
             if let Some(item) = fields.take("enable_ipv4")
                 && item.bool(self.report) == Some(false)
             {
-                item.unsupported("networks without IPv4 are not built yet", None, self.report);
+                item.listed("networks.enable_ipv4", "false", self.report);
             }
             if let Some(item) = fields.take("enable_ipv6")
                 && item.bool(self.report) == Some(true)
             {
-                item.note("addresses are IPv4 only for now", self.report);
+                item.listed("networks.enable_ipv6", "", self.report);
             }
             fields.finish(&[], self.report);
         }
         match NetworkName::new(name) {
-            Ok(name) => Some(NetworkSpec { name, internal, external }),
+            Ok(name) => Some(NetworkSpec { name, internal, external, labels }),
             Err(error) => {
                 item.invalid(error.to_string(), self.report);
                 None
@@ -109,17 +111,14 @@ impl Build<'_> {
         {
             match driver.as_str() {
                 "" | "default" | "bridge" | "overlay" => {}
-                other => {
-                    let hint = Some("use bridge or overlay, which are the same here, or leave it out");
-                    item.unsupported(format!("there is no network driver {other:?}"), hint, self.report);
-                }
+                _ => item.listed("networks.driver", "others", self.report),
             }
         }
-        fields.note("driver_opts", "options of a network's driver mean nothing here", self.report);
+        fields.listed("driver_opts", "networks.driver_opts", self.report);
     }
 
-    fn volume(&mut self, key: &str, item: &Item<'_>, stack: &str) -> Option<(VolumeName, VolumeSpec)> {
-        let mut spec = VolumeSpec::default();
+    fn volume(&mut self, key: &str, item: &Item<'_>, stack: &str) -> Option<VolumeDef> {
+        let (mut spec, mut instead) = (VolumeSpec::default(), None);
         let mut name = Self::full_name((None, None), false, key, stack);
         if let Some(mut fields) = Fields::open(item, self.report) {
             let written = fields.take("name").and_then(|i| i.text(self.report));
@@ -131,35 +130,21 @@ impl Build<'_> {
                 && let Some(driver) = item.text(self.report)
                 && !["", "default", "local"].contains(&driver.as_str())
             {
-                let hint = Some("use local, or leave it out");
-                item.unsupported(format!("there is no volume driver {driver:?}"), hint, self.report);
+                item.listed("volumes.driver", "others", self.report);
             }
             if let Some(item) = fields.take("driver_opts")
                 && item.node.as_map().is_some_and(|m| !m.entries.is_empty())
             {
-                let hint = Some("mount it on the host and use a bind mount");
-                item.unsupported("options of a volume's driver are not built yet", hint, self.report);
+                instead = self.local_options(&item);
             }
             fields.finish(&[], self.report);
         }
         match VolumeName::new(name) {
-            Ok(name) => Some((name, spec)),
+            Ok(name) => Some(VolumeDef { name, spec, instead, mark: item.mark() }),
             Err(error) => {
                 item.invalid(error.to_string(), self.report);
                 None
             }
         }
-    }
-
-    /// A secret or config: its own keys are checked; that it cannot be used yet is told where it is used.
-    fn stored(&mut self, item: &Item<'_>) {
-        let Some(mut fields) = Fields::open(item, self.report) else { return };
-        for key in
-            ["file", "environment", "content", "name", "labels", "driver", "driver_opts", "template_driver"]
-        {
-            fields.take(key);
-        }
-        self.external(&mut fields);
-        fields.finish(&[], self.report);
     }
 }

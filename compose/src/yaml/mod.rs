@@ -3,8 +3,11 @@
 
 mod node;
 mod parse;
+mod relax;
 mod scalar;
 
-pub(crate) use node::{Entry, Map, Node, Tag, Value};
+pub(crate) use node::{Entry, Filling, Map, Node, Tag, Value};
+#[cfg(test)]
 pub(crate) use parse::parse;
-pub(crate) use scalar::{Plain, plain};
+pub(crate) use parse::parse_all;
+pub(crate) use scalar::{Plain, is_null, plain};

@@ -1,5 +1,7 @@
 //! The tree. Owns no meaning: scalars stay text until someone asks for a type.
 
+use std::collections::HashMap;
+
 use crate::report::Mark;
 
 /// A value and its place.
@@ -73,6 +75,51 @@ impl Map {
     }
 }
 
+/// A mapping that many keys are put into: finding one takes no longer when there are many.
+#[derive(Debug, Default)]
+pub(crate) struct Filling {
+    entries: Vec<Option<Entry>>,
+    places: HashMap<String, usize>,
+}
+
+impl From<Map> for Filling {
+    fn from(map: Map) -> Self {
+        let mut filling = Self::default();
+        map.entries.into_iter().for_each(|entry| filling.push(entry));
+        filling
+    }
+}
+
+impl Filling {
+    /// Adds an entry behind all others; a key that is there already is found in its old place.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.places.entry(entry.key.clone()).or_insert(self.entries.len());
+        self.entries.push(Some(entry));
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Entry> {
+        self.places.get(key).and_then(|place| self.entries.get_mut(*place)?.as_mut())
+    }
+
+    pub(crate) fn remove(&mut self, key: &str) {
+        if let Some(slot) = self.places.remove(key).and_then(|place| self.entries.get_mut(place)) {
+            *slot = None;
+        }
+    }
+
+    /// Sets a key, in its old place when it is there.
+    pub(crate) fn set(&mut self, key: &str, mark: Mark, value: Node) {
+        match self.get_mut(key) {
+            Some(entry) => entry.value = value,
+            None => self.push(Entry { key: key.to_owned(), mark, value }),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Map {
+        Map { entries: self.entries.into_iter().flatten().collect() }
+    }
+}
+
 impl Node {
     pub(crate) fn new(value: Value, mark: Mark) -> Self {
         Self { value, mark, tag: None }
@@ -136,6 +183,7 @@ impl Node {
             Value::Scalar { text, plain } => match super::plain(text, *plain) {
                 super::Plain::Bool(_) => "a boolean",
                 super::Plain::Int(_) | super::Plain::Float(_) => "a number",
+                super::Plain::Time => "a date",
                 super::Plain::Text => "a string",
             },
             Value::List(_) => "a list",

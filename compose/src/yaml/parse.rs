@@ -1,31 +1,47 @@
-//! Text to tree. Owns the bounds: depth, number of nodes (aliases count each time they are used), one document.
+//! Text to trees, one a document. Owns the bounds: depth, number of nodes (aliases count each time they are used).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
-use super::scalar::is_null;
+use super::relax::relax;
+use super::scalar::{self, Plain, is_null};
 use super::{Entry, Map, Node, Tag, Value};
 use crate::report::{DiagnosticKind, Mark, Report};
+use crate::suggest;
 
 /// Deepest nesting, in levels, with aliases followed.
 pub(crate) const DEPTH_MAX: usize = 64;
 /// Largest number of nodes of a file, with aliases followed.
 pub(crate) const NODES_MAX: usize = 200_000;
+/// Largest number of entries of one list or mapping; each may become a dozen values in its long form.
+pub(crate) const ENTRIES_MAX: usize = 10_000;
 
-/// Parses one file; problems go to the report, and `None` means that nothing of the file can be used.
-pub(crate) fn parse(text: &str, file: Mark, report: &mut Report) -> Option<Node> {
+/// Parses the documents of one file; problems go to the report, and `None` means that nothing of the file can be used.
+pub(crate) fn parse_all(text: &str, file: Mark, report: &mut Report) -> Option<Vec<Node>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut builder =
-        Builder { parser: Parser::new_from_str(text), file, report, anchors: HashMap::new(), nodes: 0 };
-    match builder.document() {
-        Ok(node) => Some(node),
-        Err(stop) => {
-            let hint = stop.hint.map(str::to_owned);
-            builder.report.problem(DiagnosticKind::Syntax, stop.mark, "", stop.message, hint);
-            None
+    let before = report.checkpoint();
+    let stop = match Builder::new(text, &[], file, report).documents() {
+        Ok(documents) => return Some(documents),
+        Err(stop) => stop,
+    };
+    if stop.scanned
+        && let Some(relaxed) = relax(text)
+    {
+        // All of it is seen once more.
+        report.forget_since(before);
+        if let Ok(documents) = Builder::new(&relaxed.text, &relaxed.shifts, file, report).documents() {
+            return Some(documents);
         }
     }
+    report.problem(DiagnosticKind::Syntax, stop.mark, "", stop.message, stop.hint.map(str::to_owned));
+    None
+}
+
+/// The first document of a text.
+#[cfg(test)]
+pub(crate) fn parse(text: &str, file: Mark, report: &mut Report) -> Option<Node> {
+    parse_all(text, file, report)?.into_iter().next()
 }
 
 /// Why nothing more can be read of a file.
@@ -33,6 +49,14 @@ struct Stop {
     mark: Mark,
     message: String,
     hint: Option<&'static str>,
+    /// It is no YAML at all.
+    scanned: bool,
+}
+
+impl Stop {
+    fn new(mark: Mark, message: impl Into<String>) -> Self {
+        Self { mark, message: message.into(), hint: None, scanned: false }
+    }
 }
 
 /// A finished value that an alias may repeat.
@@ -44,6 +68,8 @@ struct Anchored {
 
 struct Builder<'a, 'r> {
     parser: Parser<'a, StrInput<'a>>,
+    /// By how much lines were moved to the right.
+    shifts: &'a [usize],
     file: Mark,
     report: &'r mut Report,
     anchors: HashMap<usize, Anchored>,
@@ -52,36 +78,22 @@ struct Builder<'a, 'r> {
 
 type Parsed = (Node, usize);
 
-impl<'a> Builder<'a, '_> {
-    fn document(&mut self) -> Result<Node, Stop> {
-        loop {
-            let (event, span) = self.next()?;
-            match event {
-                Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
-                Event::StreamEnd | Event::DocumentEnd => return Ok(Node::null(self.mark(span))),
-                other => {
-                    let (node, _) = self.value(other, span, 1)?;
-                    self.end()?;
-                    return Ok(node);
-                }
-            }
-        }
+impl<'a, 'r> Builder<'a, 'r> {
+    fn new(text: &'a str, shifts: &'a [usize], file: Mark, report: &'r mut Report) -> Self {
+        let parser = Parser::new_from_str(text);
+        Self { parser, shifts, file, report, anchors: HashMap::new(), nodes: 0 }
     }
 
-    /// After the first document nothing but the end may follow.
-    fn end(&mut self) -> Result<(), Stop> {
+    fn documents(&mut self) -> Result<Vec<Node>, Stop> {
+        let mut documents = Vec::new();
         loop {
             let (event, span) = self.next()?;
             match event {
-                Event::StreamEnd => return Ok(()),
-                Event::DocumentStart(_) => {
-                    return Err(Stop {
-                        mark: self.mark(span),
-                        message: "a second YAML document begins here".into(),
-                        hint: Some("give several files with -f instead"),
-                    });
-                }
-                _ => {}
+                Event::StreamEnd => return Ok(documents),
+                // Names of values end with the document.
+                Event::DocumentStart(_) => self.anchors.clear(),
+                Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
+                other => documents.push(self.value(other, span, 1)?.0),
             }
         }
     }
@@ -90,7 +102,7 @@ impl<'a> Builder<'a, '_> {
         match self.parser.next_event() {
             Some(Ok(next)) => Ok(next),
             Some(Err(error)) => Err(self.syntax(&error)),
-            None => Err(Stop { mark: self.file, message: "the file ends too early".into(), hint: None }),
+            None => Err(Stop::new(self.file, "the file ends too early")),
         }
     }
 
@@ -102,11 +114,13 @@ impl<'a> Builder<'a, '_> {
         };
         let marker = error.marker();
         let mark = self.at(marker.line(), marker.col());
-        Stop { mark, message: format!("not valid YAML: {}", error.info()), hint }
+        Stop { mark, message: format!("not valid YAML: {}", error.info()), hint, scanned: true }
     }
 
     fn at(&self, line: usize, column: usize) -> Mark {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let shift = self.shifts.get(line.saturating_sub(1)).copied().unwrap_or_default();
+        let column = column.saturating_sub(shift);
         Mark { file: self.file.file, line: number(line), column: number(column.saturating_add(1)) }
     }
 
@@ -120,7 +134,7 @@ impl<'a> Builder<'a, '_> {
             return Ok(());
         }
         let message = format!("the file has more than {NODES_MAX} values once its aliases are followed");
-        Err(Stop { mark, message, hint: Some("split it, or use fewer aliases of aliases") })
+        Err(Stop { hint: Some("split it, or use fewer aliases of aliases"), ..Stop::new(mark, message) })
     }
 
     /// The value that starts with `event`, and how many levels it has.
@@ -149,7 +163,7 @@ impl<'a> Builder<'a, '_> {
                 let (map, height) = self.mapping(depth)?;
                 (Value::Map(map), anchor, tag, height)
             }
-            _ => return Err(Stop { mark, message: "not valid YAML: a value is missing".into(), hint: None }),
+            _ => return Err(Stop::new(mark, "not valid YAML: a value is missing")),
         };
         let tag = match tag {
             Some(tag) => self.tag(&tag.handle, &tag.suffix, mark),
@@ -166,8 +180,7 @@ impl<'a> Builder<'a, '_> {
 
     fn alias(&mut self, id: usize, depth: usize, mark: Mark) -> Result<Parsed, Stop> {
         let Some((nodes, height)) = self.anchors.get(&id).map(|a| (a.nodes, a.height)) else {
-            let message = "the alias stands within its own anchor".into();
-            return Err(Stop { mark, message, hint: None });
+            return Err(Stop::new(mark, "the alias stands within its own anchor"));
         };
         self.count(nodes, mark)?;
         check_depth(depth + height - 1, mark)?;
@@ -182,8 +195,13 @@ impl<'a> Builder<'a, '_> {
             ("!" | "", "") => None,
             ("tag:yaml.org,2002:", _) => None,
             _ => {
-                let message = format!("unknown tag `{handle}{suffix}`");
-                self.report.invalid_hint(mark, "", message, "Compose knows the tags !reset and !override");
+                let text = format!("unknown tag `{handle}{suffix}`");
+                match suggest::nearest(suffix, ["reset", "override"]) {
+                    Some(meant) => {
+                        self.report.invalid_hint(mark, "", text, format!("did you mean `!{meant}`?"));
+                    }
+                    None => self.report.note(mark, "", format!("{text} means nothing here")),
+                }
                 None
             }
         }
@@ -199,6 +217,7 @@ impl<'a> Builder<'a, '_> {
             }
             let (node, below) = self.value(event, span, depth + 1)?;
             height = height.max(below + 1);
+            check_entries(list.len(), node.mark)?;
             list.push(node);
         }
     }
@@ -206,7 +225,7 @@ impl<'a> Builder<'a, '_> {
     fn mapping(&mut self, depth: usize) -> Result<(Map, usize), Stop> {
         let mut map = Map::default();
         let mut merged: Vec<Node> = Vec::new();
-        let mut seen: HashSet<String> = HashSet::new();
+        let mut seen: HashMap<String, u32> = HashMap::new();
         let mut height = 1;
         loop {
             let (event, span) = self.next()?;
@@ -220,20 +239,31 @@ impl<'a> Builder<'a, '_> {
             let (event, span) = self.next()?;
             let (value, below) = self.value(event, span, depth + 1)?;
             height = height.max(below + 1);
+            let found = key.kind();
             let key = match key.value {
-                Value::Scalar { text, .. } => text,
-                Value::Null if is_plain => "null".to_owned(),
+                Value::Scalar { text, plain } if scalar::plain(&text, plain) == Plain::Text => text,
+                Value::Scalar { text, .. } => {
+                    let message = format!("a key must be a string; this is {found}");
+                    self.report.invalid_hint(mark, "", message, format!("write it in quotes: \"{text}\""));
+                    continue;
+                }
                 Value::Null | Value::List(_) | Value::Map(_) => {
-                    self.report.invalid(mark, "", "a key must be a string");
+                    self.report.invalid(mark, "", format!("a key must be a string; this is {found}"));
                     continue;
                 }
             };
             if key == "<<" && is_plain {
+                if !merged.is_empty() {
+                    let hint = "write one with a list: `<<: [*a, *b]`";
+                    self.report.invalid_hint(mark, "", "`<<` stands here twice", hint);
+                }
                 self.merge_key(value, &mut merged);
-            } else if seen.insert(key.clone()) {
+            } else if !seen.contains_key(&key) {
+                check_entries(seen.len(), mark)?;
+                seen.insert(key.clone(), mark.line);
                 map.entries.push(Entry { key, mark, value });
             } else {
-                let first = map.entry(&key).map_or(0, |e| e.mark.line);
+                let first = seen.get(&key).copied().unwrap_or_default();
                 let message = format!("duplicate key `{key}`, first on line {first}");
                 self.report.problem(DiagnosticKind::Syntax, mark, "", message, None);
             }
@@ -245,27 +275,33 @@ impl<'a> Builder<'a, '_> {
         match value.value {
             Value::Map(_) => merged.push(value),
             Value::List(list) if list.iter().all(|n| n.as_map().is_some()) => merged.extend(list),
-            Value::Null => {}
-            Value::List(_) | Value::Scalar { .. } => {
+            Value::Null | Value::List(_) | Value::Scalar { .. } => {
                 self.report.invalid(mark, "", "`<<` takes a mapping or a list of mappings");
             }
         }
     }
 }
 
+fn check_entries(before: usize, mark: Mark) -> Result<(), Stop> {
+    if before < ENTRIES_MAX {
+        return Ok(());
+    }
+    Err(Stop::new(mark, format!("more than {ENTRIES_MAX} entries in one list or mapping")))
+}
+
 fn check_depth(depth: usize, mark: Mark) -> Result<(), Stop> {
     if depth <= DEPTH_MAX {
         return Ok(());
     }
-    Err(Stop { mark, message: format!("nested deeper than {DEPTH_MAX} levels"), hint: None })
+    Err(Stop::new(mark, format!("nested deeper than {DEPTH_MAX} levels")))
 }
 
 /// Adds what `<<` brings: keys written in the mapping win, then earlier merged mappings.
-fn merge_into(map: &mut Map, merged: Vec<Node>, mut seen: HashSet<String>) {
+fn merge_into(map: &mut Map, merged: Vec<Node>, mut seen: HashMap<String, u32>) {
     for node in merged {
         if let Value::Map(from) = node.value {
             for entry in from.entries {
-                if seen.insert(entry.key.clone()) {
+                if seen.insert(entry.key.clone(), entry.mark.line).is_none() {
                     map.entries.push(entry);
                 }
             }
@@ -329,10 +365,34 @@ mod tests {
     fn what_is_wrong_is_said_with_its_place() {
         assert_eq!(read("a: 1\nb: 2\na: 3\n").unwrap_err(), "f:3:1: duplicate key `a`, first on line 1");
         assert!(read("a: [1\n").unwrap_err().starts_with("f:"));
-        assert!(read("a: 1\n---\nb: 1\n").unwrap_err().contains("second YAML document"));
+        assert!(
+            read("a: 1\n1: b\n").unwrap_err().contains("f:2:1: a key must be a string; this is a number")
+        );
         assert!(read("a: *nope\n").is_err());
         assert!(read("a: &a [*a]\n").is_err());
-        assert!(read("a: !weird x\n").unwrap_err().contains("unknown tag"));
+        assert!(read("a: !overide x\n").unwrap_err().contains("did you mean `!override`"));
+        assert!(read("a: !weird x\n").is_ok());
+    }
+
+    #[test]
+    fn a_file_has_documents() {
+        let mut report = Report::default();
+        let file = report.add_file("f");
+        let all = |text: &str, report: &mut Report| {
+            parse_all(text, file, report).map(|all| all.iter().map(show).collect::<Vec<_>>())
+        };
+        assert_eq!(all("a: 1\n---\nb: 1\n", &mut report).unwrap(), ["{a:1}", "{b:1}"]);
+        assert!(all("# nothing\n", &mut report).unwrap().is_empty());
+        assert!(all("a: &a 1\n---\nb: *a\n", &mut report).is_none());
+    }
+
+    #[test]
+    fn what_other_readers_allow_keeps_its_place() {
+        let root = read("a:\n  b: [x,\n  y,\n]\n  c:\t1\n").unwrap();
+        assert_eq!(show(&root), "{a:{b:[x,y],c:1}}");
+        let b = root.as_map().unwrap().get("a").unwrap().as_map().unwrap().get("b").unwrap();
+        let y = &b.as_list().unwrap()[1];
+        assert_eq!((y.mark.line, y.mark.column), (3, 3));
     }
 
     #[test]
@@ -346,5 +406,11 @@ mod tests {
         assert!(read(&"[".repeat(70)).unwrap_err().contains("nested deeper than 64"));
         assert!(read(&"[".repeat(100_000)).is_err());
         assert!(read(&"- ".repeat(10_000)).is_err());
+        assert!(read(&format!("a: [{}]", "x,".repeat(ENTRIES_MAX))).is_ok());
+        assert!(
+            read(&format!("a: [{}]", "x,".repeat(ENTRIES_MAX + 1))).unwrap_err().contains("10000 entries")
+        );
+        let keys: String = (0..=ENTRIES_MAX).map(|i| format!("k{i}: 1\n")).collect();
+        assert!(read(&keys).unwrap_err().contains("10000 entries"));
     }
 }

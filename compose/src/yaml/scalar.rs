@@ -6,6 +6,8 @@ pub(crate) enum Plain {
     Bool(bool),
     Int(i128),
     Float(f64),
+    /// A date, or a date and a time of day.
+    Time,
     Text,
 }
 
@@ -25,6 +27,9 @@ pub(crate) fn plain(text: &str, is_plain: bool) -> Plain {
     if !text.bytes().next().is_some_and(|b| b.is_ascii_digit() || b"+-.".contains(&b)) {
         return Plain::Text;
     }
+    if is_time(text) {
+        return Plain::Time;
+    }
     let digits = text.replace('_', "");
     if let Some(value) = integer(&digits) {
         return Plain::Int(value);
@@ -32,8 +37,51 @@ pub(crate) fn plain(text: &str, is_plain: bool) -> Plain {
     let float = digits.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b))
         && digits.bytes().any(|b| b.is_ascii_digit());
     match digits.parse::<f64>() {
-        Ok(value) if float => Plain::Float(value),
+        Ok(value) if float && value.is_finite() => Plain::Float(value),
         Ok(_) | Err(_) => Plain::Text,
+    }
+}
+
+/// `2001-12-14`, or that and a time: `2001-12-14t21:59:43.10-05:00`, `2001-12-14 21:59:43`.
+fn is_time(text: &str) -> bool {
+    let number = |part: &str, least: usize, most: usize| {
+        (least..=most).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit())
+    };
+    let (date, time) = match text.split_once(['T', 't', ' ']) {
+        Some((date, time)) => (date, Some((time, text.contains(' ')))),
+        None => (text, None),
+    };
+    let mut parts = date.split('-');
+    let [year, month, day] = [(); 3].map(|()| parts.next().unwrap_or_default());
+    if parts.next().is_some() || !number(year, 4, 4) || !number(month, 1, 2) || !number(day, 1, 2) {
+        return false;
+    }
+    let [year, month, day] = [year, month, day].map(|part| part.parse::<u16>().unwrap_or_default());
+    if !(1..=12).contains(&month) || !(1..=days(year, month)).contains(&day) {
+        return false;
+    }
+    let Some((time, blank)) = time else { return true };
+    let mut parts = time.splitn(3, ':');
+    let [hour, minute, rest] = [(); 3].map(|()| parts.next().unwrap_or_default());
+    let zone = rest.find(['Z', '+', '-']).unwrap_or(rest.len());
+    let (second, zone) = rest.split_at(zone);
+    let (second, fraction) = second.split_once('.').unwrap_or((second, "0"));
+    let zoned = zone == "Z"
+        || zone
+            .get(1..)
+            .and_then(|z| z.split_once(':'))
+            .is_some_and(|(h, m)| number(h, 2, 2) && number(m, 2, 2));
+    let clock = number(hour, 1, 2) && number(minute, 1, 2) && number(second, 1, 2) && number(fraction, 1, 9);
+    clock && if blank { zone.is_empty() } else { zoned }
+}
+
+/// Days of a month.
+fn days(year: u16, month: u16) -> u16 {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    match month {
+        2 => 28 + u16::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
     }
 }
 
@@ -64,7 +112,8 @@ fn integer(text: &str) -> Option<i128> {
     } else {
         parse(digits, 10)
     };
-    value.and_then(|v| v.checked_mul(sign))
+    // What no 64 bits hold is a number with a fraction, or text.
+    value.and_then(|v| v.checked_mul(sign)).filter(|v| (i64::MIN.into()..=u64::MAX.into()).contains(v))
 }
 
 #[cfg(test)]
@@ -73,7 +122,7 @@ mod tests {
 
     #[test]
     fn plain_scalars_are_what_compose_takes_them_for() {
-        let cases: [(&str, Plain); 16] = [
+        let cases: [(&str, Plain); 28] = [
             ("true", Plain::Bool(true)),
             ("yes", Plain::Text),
             ("on", Plain::Text),
@@ -90,6 +139,18 @@ mod tests {
             ("10s", Plain::Text),
             ("-", Plain::Text),
             ("127.0.0.1:80:80", Plain::Text),
+            ("2001-12-14", Plain::Time),
+            ("2001-1-4", Plain::Time),
+            ("2001-12-14t21:59:43.10-05:00", Plain::Time),
+            ("2001-12-14T21:59:43Z", Plain::Time),
+            ("2001-12-14 21:59:43", Plain::Time),
+            ("2001-12-14T21:59:43", Plain::Text),
+            ("2001-12-14-alpine", Plain::Text),
+            ("2001-12", Plain::Text),
+            ("2001-02-29", Plain::Text),
+            ("2000-02-29", Plain::Time),
+            ("1e400", Plain::Text),
+            ("18446744073709551616", Plain::Float(18_446_744_073_709_551_616.0)),
         ];
         for (text, expected) in cases {
             assert_eq!(plain(text, true), expected, "{text}");
