@@ -1,7 +1,7 @@
 //! The files of a run and of a task on disk, and how they are written. See `docs/supervisor.md`.
 //!
 //! ```text
-//! RUNTIME_DIR/tasks/TASK/RUN/   request.json supervisor.json exit.json bundle/ oci/ etc/ files/   (tmpfs)
+//! RUNTIME_DIR/tasks/TASK/RUN/   request.json supervisor.json exit.json bundle/ oci/ etc/   (tmpfs)
 //! STATE_DIR/tasks/TASK/         log/ volumes/ RUN/{upper,work}
 //! STATE_DIR/volumes/NAME/
 //! ```
@@ -112,10 +112,6 @@ impl RunDir {
     /// hosts, hostname and resolv.conf.
     pub fn etc(&self) -> PathBuf {
         self.0.join("etc")
-    }
-    /// Injected files.
-    pub fn files(&self) -> PathBuf {
-        self.0.join("files")
     }
     /// What the supervisor wrote to its stderr; normally empty.
     pub fn stderr(&self) -> PathBuf {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use carrack_api::{Bytes, ContainerSpec, Exit};
+use carrack_api::{Bytes, ContainerSpec, Content, Exit};
 use serde::{Deserialize, Serialize};
 
 pub use crate::image::ImageConfig;
@@ -107,13 +107,14 @@ pub struct StartRequest {
     pub log: LogLimit,
 }
 
-/// A file whose content the caller gives; lives on tmpfs in the run's directory and is mounted read-only.
+/// A file whose content the caller gives; rests on a tmpfs of the run's own and is mounted read-only.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct InjectedFile {
     /// Absolute path in the container.
     pub target: String,
-    /// The content.
-    pub content: Vec<u8>,
+    /// The content. It is not in what is written to disk.
+    #[serde(skip)]
+    pub content: Content,
     /// Permission bits.
     pub mode: u32,
     /// Owner.
@@ -127,7 +128,7 @@ impl fmt::Debug for InjectedFile {
         // The content may be a secret.
         f.debug_struct("InjectedFile")
             .field("target", &self.target)
-            .field("bytes", &self.content.len())
+            .field("bytes", &self.content.bytes().len())
             .finish()
     }
 }

@@ -231,15 +231,17 @@ impl Runtime {
         at("create.10-request")?;
         write_json(&run.request(), &launch).map_err(supervise::system("write the request"))?;
         at("create.11-spawn")?;
-        self.spawn_supervisor(&run)?
+        self.spawn_supervisor(&run, request)?
     }
 
-    fn spawn_supervisor(&self, run: &RunDir) -> Result<Answer, StartError> {
+    fn spawn_supervisor(&self, run: &RunDir, request: &StartRequest) -> Result<Answer, StartError> {
         let step = "start the supervisor";
+        let files = supervise::send_files(&request.files)
+            .map_err(supervise::system("hand over secrets and configs"))?;
         let stderr = fs::File::create(run.stderr()).map_err(supervise::system(step))?;
         let mut child = reexec::command(&self.template.exe(), supervise::MODE)
             .arg(&run.0)
-            .stdin(Stdio::null())
+            .stdin(files.map_or_else(Stdio::null, Stdio::from))
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()

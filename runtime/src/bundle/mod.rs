@@ -80,6 +80,8 @@ pub struct Prepared {
     pub mounts: Vec<ReadyMount>,
     /// Devices of the spec, looked up on the host.
     pub devices: Vec<DeviceNode>,
+    /// Major and minor numbers of the block devices whose use is limited, by path.
+    pub disks: BTreeMap<String, (i64, i64)>,
     /// The working directory is there, and no mount can lead it elsewhere.
     pub working_dir_is_plain: bool,
 }
@@ -168,7 +170,7 @@ pub fn build(request: &StartRequest, prepared: &Prepared, host: &HostFacts) -> R
         spec: spec_value,
         capabilities,
         seccomp,
-        init: spec.init.unwrap_or(true) && spec.pid == Namespace::Private,
+        init: spec.init.unwrap_or(!is_init(&command(request)?)) && spec.pid == Namespace::Private,
         no_new_privileges,
         stop_signal,
         warnings,
@@ -197,6 +199,12 @@ pub(crate) fn working_dir(request: &StartRequest) -> Result<String, StartError> 
         return refuse("must not be below /proc, /sys or /dev");
     }
     Ok(if path.is_empty() { "/".into() } else { path })
+}
+
+/// Whether the program is an init itself, which reaps and insists on being PID 1: `/init` of s6-overlay, `/sbin/init`, systemd.
+fn is_init(argv: &[String]) -> bool {
+    let name = argv.first().and_then(|program| program.rsplit('/').next());
+    matches!(name, Some("init" | "systemd"))
 }
 
 /// The program and its arguments, merged as Docker does.
@@ -241,8 +249,10 @@ fn stop_signal(request: &StartRequest, warnings: &mut Vec<String>) -> Result<i32
 
 fn namespaces(request: &StartRequest, prepared: &Prepared) -> Value {
     let spec = &request.spec;
-    let mut list = vec![json!({ "type": "mount" }), json!({ "type": "cgroup" })];
-    for (name, namespace) in [("pid", spec.pid), ("ipc", spec.ipc), ("uts", spec.uts)] {
+    let mut list = vec![json!({ "type": "mount" })];
+    for (name, namespace) in
+        [("cgroup", spec.cgroup), ("pid", spec.pid), ("ipc", spec.ipc), ("uts", spec.uts)]
+    {
         if namespace == Namespace::Private {
             list.push(json!({ "type": name }));
         }
@@ -266,10 +276,7 @@ fn sysctls(request: &StartRequest) -> Result<BTreeMap<String, String>, StartErro
         all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
     }
     for (name, value) in &request.spec.sysctls {
-        let ipc = request.spec.ipc == Namespace::Private
-            && (["kernel.msg", "kernel.shm", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix))
-                || name == "kernel.sem");
-        if !(ipc || name.starts_with("net.") && private_network) {
+        if !request.spec.owns_sysctl(name, private_network) {
             let why = format!("{name:?} is not a parameter of the container's own namespaces");
             return Err(StartError::Spec { field: "sysctls".into(), why });
         }

@@ -22,12 +22,10 @@ pub struct ReadyMount {
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountKind {
-    /// A path in the supervisor's mount namespace.
+    /// A path in the supervisor's mount namespace, where its propagation is as it is to be.
     Bind {
         /// The path.
         source: PathBuf,
-        /// `rprivate` and the like.
-        propagation: String,
         /// Device nodes in it can be opened, as far as the container's device rules go.
         devices: bool,
     },
@@ -37,6 +35,8 @@ pub enum MountKind {
         size: Option<u64>,
         /// Permission bits.
         mode: u32,
+        /// Options of mount(8) that win over those it has otherwise.
+        options: Vec<String>,
     },
 }
 
@@ -85,18 +85,18 @@ fn base(request: &StartRequest, prepared: &Prepared) -> Vec<Value> {
 fn ready(mount: &ReadyMount) -> Value {
     let write = if mount.read_only { "ro" } else { "rw" };
     match &mount.kind {
-        MountKind::Bind { source, propagation, devices } => {
-            let propagation = if propagation.is_empty() { "rprivate" } else { propagation };
-            let mut options = vec!["rbind", propagation, write];
+        MountKind::Bind { source, devices } => {
+            let mut options = vec!["rbind", write];
             // What is mounted below the source is read-only and without devices too.
             options.extend(mount.read_only.then_some("rro"));
             options.extend((!devices).then_some("rnodev"));
             json!({ "destination": mount.target, "type": "bind", "source": source, "options": options })
         }
-        MountKind::Tmpfs { size, mode } => {
+        MountKind::Tmpfs { size, mode, options: own } => {
             let mut options =
                 vec!["nosuid".to_owned(), "nodev".into(), "noexec".into(), format!("mode={mode:o}")];
             options.extend(size.map(|size| format!("size={size}")));
+            options.extend(own.iter().cloned());
             options.push(write.into());
             json!({ "destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options })
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use carrack_api::{ContainerSpec, defaults};
+use carrack_api::{ContainerSpec, DeviceKind, IoLimits, IoRate, defaults};
 use serde_json::{Value, json};
 
 use super::{DeviceNode, HostFacts, Prepared};
@@ -23,12 +23,15 @@ pub(super) fn build(
     host: &HostFacts,
     warnings: &mut Vec<String>,
 ) -> Result<Value, StartError> {
-    let mut resources = json!({ "devices": device_rules(prepared, spec.security.privileged) });
+    let mut resources = json!({ "devices": device_rules(spec, prepared) });
     let cpu = cpu(spec, host, warnings)?;
     if !cpu.is_empty() {
         resources["cpu"] = Value::Object(cpu);
     }
     memory(spec, host, warnings)?.write(&mut resources);
+    if !spec.limits.io.is_empty() {
+        resources["blockIO"] = disks(&spec.limits.io, prepared, host)?;
+    }
     match (spec.limits.pids, host.cgroup.controllers.contains("pids")) {
         (Some(0), false) => {}
         (Some(_), false) => return Err(lacking("pids", "limits.pids")),
@@ -69,9 +72,10 @@ fn cpu(
         if wanted.0 > most {
             warnings.push(format!("CPU limit {wanted} is more than the node's {} CPUs", host.cpus));
         }
-        let quota = (wanted.0.min(most) * CPU_PERIOD_US / 1000).max(CPU_QUOTA_MIN_US);
+        let period = limits.cpu_period.unwrap_or(CPU_PERIOD_US);
+        let quota = (wanted.0.min(most) * period / 1000).max(CPU_QUOTA_MIN_US);
         cpu.insert("quota".into(), json!(quota));
-        cpu.insert("period".into(), json!(CPU_PERIOD_US));
+        cpu.insert("period".into(), json!(period));
     }
     if let Some(shares) = limits.cpu_shares {
         need("cpu", "limits.cpu_shares")?;
@@ -117,6 +121,7 @@ struct Memory {
     reservation: Option<u64>,
     /// Memory and swap together; `None` within is no limit of them.
     swap: Option<Option<u64>>,
+    swappiness: Option<u64>,
     v2: bool,
 }
 
@@ -125,6 +130,7 @@ impl Memory {
         let mut memory = serde_json::Map::new();
         memory.extend(self.limit.map(|limit| ("limit".to_owned(), json!(limit))));
         memory.extend(self.reservation.map(|reservation| ("reservation".to_owned(), json!(reservation))));
+        memory.extend(self.swappiness.map(|percent| ("swappiness".to_owned(), json!(percent))));
         match (self.swap, self.v2) {
             (Some(swap), false) => {
                 memory.insert("swap".into(), swap.map_or(json!(-1), |swap| json!(swap)));
@@ -154,6 +160,10 @@ fn memory(spec: &ContainerSpec, host: &HostFacts, warnings: &mut Vec<String>) ->
     {
         return Err(lacking("memory", field));
     }
+    if limits.swappiness.is_some() && (host.cgroup.v2 || !host.cgroup.controllers.contains("memory")) {
+        let why = "cannot be kept: only cgroup v1 lets a container have its own, and this host has none";
+        return Err(StartError::Spec { field: "limits.swappiness".into(), why: why.into() });
+    }
     let refuse = |why: String| Err(StartError::Spec { field: "limits.memory_swap".into(), why });
     let swap = match (limits.memory_swap, limits.memory) {
         (Some(swap), Some(limit)) if swap.0 < limit.0 => {
@@ -176,14 +186,33 @@ fn memory(spec: &ContainerSpec, host: &HostFacts, warnings: &mut Vec<String>) ->
         limit: limits.memory.map(|limit| limit.0),
         reservation: limits.memory_reservation.map(|reservation| reservation.0),
         swap,
+        swappiness: limits.swappiness,
         v2: host.cgroup.v2,
     })
 }
 
+/// Limits on the use of block devices.
+fn disks(limits: &IoLimits, prepared: &Prepared, host: &HostFacts) -> Result<Value, StartError> {
+    let controller = if host.cgroup.v2 { "io" } else { "blkio" };
+    if !host.cgroup.controllers.contains(controller) {
+        return Err(lacking(controller, "limits.io"));
+    }
+    let rates = |rates: &[IoRate]| -> Value {
+        let known = rates.iter().filter_map(|rate| Some((prepared.disks.get(&rate.path)?, rate.rate)));
+        known.map(|((major, minor), rate)| json!({ "major": major, "minor": minor, "rate": rate })).collect()
+    };
+    Ok(json!({
+        "throttleReadBpsDevice": rates(&limits.read_bps),
+        "throttleWriteBpsDevice": rates(&limits.write_bps),
+        "throttleReadIOPSDevice": rates(&limits.read_iops),
+        "throttleWriteIOPSDevice": rates(&limits.write_iops),
+    }))
+}
+
 /// Nothing, then the container's own devices; libcontainer adds null, zero, random, tty and the like. In force on v1 only; on v2
 /// it is the program of `cgroup::devices` that is.
-fn device_rules(prepared: &Prepared, privileged: bool) -> Value {
-    if privileged {
+fn device_rules(spec: &ContainerSpec, prepared: &Prepared) -> Value {
+    if spec.security.privileged {
         return json!([{ "allow": true, "access": "rwm" }]);
     }
     let rule = |device: &DeviceNode| {
@@ -192,7 +221,22 @@ fn device_rules(prepared: &Prepared, privileged: bool) -> Value {
             "access": device.permissions,
         })
     };
+    // v1 takes a rule for both kinds as one for everything, so it is written as two.
+    let own = spec.device_rules.iter().flat_map(|rule| {
+        let kinds: &[&str] = match rule.kind {
+            Some(DeviceKind::Block) => &["b"],
+            Some(DeviceKind::Character) => &["c"],
+            None => &["b", "c"],
+        };
+        kinds.iter().map(|kind| {
+            json!({
+                "allow": true, "type": kind, "major": rule.major, "minor": rule.minor,
+                "access": rule.permissions,
+            })
+        })
+    });
     std::iter::once(json!({ "allow": false, "access": "rwm" }))
         .chain(prepared.devices.iter().map(rule))
+        .chain(own)
         .collect()
 }

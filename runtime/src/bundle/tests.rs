@@ -55,6 +55,17 @@ fn prepared() -> Prepared {
     }
 }
 
+#[test]
+fn a_program_that_is_an_init_is_the_first_process_unless_the_user_wants_ours() {
+    let ours = |program: &str, init: Option<bool>| {
+        let spec = ContainerSpec { entrypoint: Some(vec![program.into()]), init, ..Default::default() };
+        build(&request(spec), &prepared(), &host()).unwrap().init
+    };
+    assert!(ours("/entry", None) && ours("initdb", None) && ours("/opt/init/run", None));
+    assert!(!ours("/init", None) && !ours("/sbin/init", None) && !ours("/lib/systemd/systemd", None));
+    assert!(ours("/init", Some(true)) && !ours("/entry", Some(false)));
+}
+
 fn json_of(spec: ContainerSpec) -> (Value, Vec<String>) {
     let bundle = build(&request(spec), &prepared(), &host()).unwrap();
     (serde_json::to_value(&bundle.spec).unwrap(), bundle.warnings)
@@ -190,6 +201,29 @@ fn what_was_asked_for_and_cannot_be_kept_is_refused() {
 }
 
 #[test]
+fn disks_swappiness_and_period_are_those_asked_for_where_the_host_can() {
+    let rate = |rate| vec![carrack_api::IoRate { path: "/dev/sda".into(), rate }];
+    let io = carrack_api::IoLimits { read_bps: rate(1), write_iops: rate(2), ..Default::default() };
+    let limits = Limits { io, cpus: Some(MilliCpus(500)), cpu_period: Some(50_000), ..Default::default() };
+    let mut facts = cgroup(true);
+    assert!(
+        matches!(build_on(facts.clone(), limits.clone()), Err(StartError::Spec { field, .. }) if field == "limits.io")
+    );
+    facts.controllers.insert("io".into());
+    let spec = ContainerSpec { limits, ..Default::default() };
+    let prepared = Prepared { disks: [("/dev/sda".to_owned(), (8, 0))].into(), ..prepared() };
+    let bundle = build(&request(spec), &prepared, &HostFacts { cgroup: facts, ..host() }).unwrap();
+    let resources = serde_json::to_value(&bundle.spec).unwrap()["linux"]["resources"].clone();
+    assert_eq!(resources["blockIO"]["throttleReadBpsDevice"], json!([{ "major": 8, "minor": 0, "rate": 1 }]));
+    assert_eq!(resources["blockIO"]["throttleWriteIOPSDevice"][0]["rate"], 2);
+    assert_eq!((&resources["cpu"]["quota"], &resources["cpu"]["period"]), (&json!(25_000), &json!(50_000)));
+
+    let swappy = Limits { swappiness: Some(10), ..Default::default() };
+    assert!(matches!(build_on(cgroup(true), swappy.clone()), Err(StartError::Spec { .. })));
+    assert_eq!(build_on(cgroup(false), swappy).unwrap().0["memory"]["swappiness"], 10);
+}
+
+#[test]
 fn a_cpuset_is_on_this_hosts_cpus() {
     let ask = |set: &str| build_on(cgroup(true), Limits { cpuset: Some(set.into()), ..Default::default() });
     for fine in ["0", "0-1", "1,0", "0,0-1"] {
@@ -279,11 +313,7 @@ fn what_belongs_to_the_host_is_refused() {
 fn mounts_of_the_user_come_after_their_parents_and_replace_ours() {
     let bind = |target: &str| ReadyMount {
         target: target.into(),
-        kind: MountKind::Bind {
-            source: "/carrack/mounts/0".into(),
-            propagation: String::new(),
-            devices: target == "/a",
-        },
+        kind: MountKind::Bind { source: "/carrack/mounts/0".into(), devices: target == "/a" },
         read_only: target == "/a",
     };
     let mut prepared = prepared();
@@ -296,6 +326,6 @@ fn mounts_of_the_user_come_after_their_parents_and_replace_ours() {
         targets,
         ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/dev/mqueue", "/a", "/dev/shm", "/a/b/c"]
     );
-    assert_eq!(mounts[6]["options"], json!(["rbind", "rprivate", "ro", "rro"]));
-    assert_eq!(mounts[7]["options"], json!(["rbind", "rprivate", "rw", "rnodev"]));
+    assert_eq!(mounts[6]["options"], json!(["rbind", "ro", "rro"]));
+    assert_eq!(mounts[7]["options"], json!(["rbind", "rw", "rnodev"]));
 }

@@ -13,6 +13,8 @@
 
 use std::collections::BTreeMap;
 
+use carrack_api::{DeviceKind, DeviceRule};
+
 use crate::bundle::DeviceNode;
 
 /// The kernel's numbers (`BPF_DEVCG_*`).
@@ -58,8 +60,8 @@ struct Major {
 }
 
 impl DeviceRules {
-    /// The rules of a container that was given some devices.
-    pub(crate) fn new(given: &[DeviceNode]) -> Self {
+    /// The rules of a container that was given some devices, and rules of its own.
+    pub(crate) fn new(given: &[DeviceNode], own: &[DeviceRule]) -> Self {
         let mut rules = Self::default();
         for kind in [BLOCK, CHARACTER] {
             // A node may be made, as in Docker's containers; what it leads to is asked when it is opened.
@@ -75,7 +77,24 @@ impl DeviceRules {
                 rules.allow(kind, major, Some(minor), access(&device.permissions));
             }
         }
+        for rule in own {
+            rules.allow_rule(rule);
+        }
         rules
+    }
+
+    fn allow_rule(&mut self, rule: &DeviceRule) {
+        let kinds: &[u16] = match rule.kind {
+            Some(DeviceKind::Block) => &[BLOCK],
+            Some(DeviceKind::Character) => &[CHARACTER],
+            None => &[BLOCK, CHARACTER],
+        };
+        for kind in kinds {
+            match rule.major {
+                Some(major) => self.allow(*kind, major, rule.minor, access(&rule.permissions)),
+                None => self.0.entry(*kind).or_default().all |= access(&rule.permissions),
+            }
+        }
     }
 
     fn allow(&mut self, kind: u16, major: u32, minor: Option<u32>, access: u8) {
@@ -283,7 +302,7 @@ mod tests {
         let minors = [0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 200, 229, 255, 1_048_575];
         let mut allowed = 0;
         for given in &sets {
-            let program = DeviceRules::new(given).program().unwrap();
+            let program = DeviceRules::new(given, &[]).program().unwrap();
             for (kind, access) in
                 [BLOCK, CHARACTER].into_iter().flat_map(|kind| (1..=ALL).map(move |a| (kind, a)))
             {
@@ -350,10 +369,35 @@ mod tests {
     #[test]
     fn thousands_of_devices_are_a_program_and_too_many_are_none() {
         let many = |count| -> Vec<DeviceNode> { (0..count).map(|minor| node('c', 13, minor, "r")).collect() };
-        let program = DeviceRules::new(&many(4096)).program().unwrap();
+        let program = DeviceRules::new(&many(4096), &[]).program().unwrap();
         assert_eq!(run(&program, READ, CHARACTER, 13, 4095), 1);
         assert_eq!(run(&program, READ, CHARACTER, 13, 4096), 0);
         assert_eq!(run(&program, MKNOD, CHARACTER, 13, 4096), 1);
-        assert_eq!(DeviceRules::new(&many(10_000)).program(), None);
+        assert_eq!(DeviceRules::new(&many(10_000), &[]).program(), None);
+    }
+
+    #[test]
+    fn rules_of_its_own_allow_what_they_name_and_nothing_else() {
+        let rule = |kind, major, minor, permissions: &str| DeviceRule {
+            kind,
+            major,
+            minor,
+            permissions: permissions.into(),
+        };
+        let block = Some(DeviceKind::Block);
+        let own = [
+            rule(block, Some(8), None, "r"),
+            rule(Some(DeviceKind::Character), Some(10), Some(229), "rw"),
+            rule(block, None, None, "m"),
+        ];
+        let program = DeviceRules::new(&[], &own).program().unwrap();
+        let answer = |access, kind, major, minor| run(&program, access, kind, major, minor);
+        assert_eq!(
+            (answer(READ, BLOCK, 8, 7), answer(WRITE, BLOCK, 8, 7), answer(READ, BLOCK, 9, 0)),
+            (1, 0, 0)
+        );
+        assert_eq!((answer(READ | WRITE, CHARACTER, 10, 229), answer(READ, CHARACTER, 10, 230)), (1, 0));
+        let all = DeviceRules::new(&[], &[rule(None, None, None, "rwm")]).program().unwrap();
+        assert_eq!((run(&all, ALL, BLOCK, 254, 0), run(&all, ALL, CHARACTER, 1, 1)), (1, 1));
     }
 }

@@ -22,6 +22,7 @@ pub use sample::CgroupSampler;
 pub(crate) use sample::{MemoryWatch, MemoryWatchFds, now};
 pub use unit::{TasksUnit, UnitError, host_is_stopping};
 
+use carrack_api::{DeviceKind, DeviceRule};
 use devices::DeviceRules;
 use hold::HOLD;
 pub(crate) use hold::{MODE as HOLD_MODE, main as hold};
@@ -318,20 +319,30 @@ impl Cgroup {
 
     /// Lets its processes use only the devices that every container has and those given. To be called before the first process
     /// enters. On v1 libcontainer writes the rules.
-    pub(crate) fn restrict_devices(&self, given: &[DeviceNode]) -> io::Result<()> {
+    pub(crate) fn restrict_devices(&self, given: &[DeviceNode], own: &[DeviceRule]) -> io::Result<()> {
         let Some((_, dir)) = self.dirs.first().filter(|_| self.v2) else { return Ok(()) };
-        bpf::restrict_devices(dir, &device_program(given)?)
+        bpf::restrict_devices(dir, &device_program(given, own)?)
     }
 
     /// Takes away what libcontainer allows on v1 beyond [`DeviceRules`]; to be called after it, before the program runs.
-    pub(crate) fn restrict_devices_further(&self, given: &[DeviceNode]) -> io::Result<()> {
+    pub(crate) fn restrict_devices_further(
+        &self,
+        given: &[DeviceNode],
+        own: &[DeviceRule],
+    ) -> io::Result<()> {
         let Some(dir) = self.dir("devices").filter(|_| !self.v2) else { return Ok(()) };
         let (kind, major, minor) = devices::TUN;
         fs::write(dir.join("devices.deny"), format!("{kind} {major}:{minor} rwm"))?;
         // It was taken from those, too, who were given it.
         let is_it = |node: &&DeviceNode| (node.kind, node.major, node.minor) == devices::TUN;
-        for node in given.iter().filter(is_it) {
-            fs::write(dir.join("devices.allow"), format!("{kind} {major}:{minor} {}", node.permissions))?;
+        let covers = |rule: &&DeviceRule| {
+            rule.kind != Some(DeviceKind::Block)
+                && rule.major.is_none_or(|of| i64::from(of) == major)
+                && rule.minor.is_none_or(|of| i64::from(of) == minor)
+        };
+        let nodes = given.iter().filter(is_it).map(|node| &node.permissions);
+        for permissions in nodes.chain(own.iter().filter(covers).map(|rule| &rule.permissions)) {
+            fs::write(dir.join("devices.allow"), format!("{kind} {major}:{minor} {permissions}"))?;
         }
         Ok(())
     }
@@ -439,13 +450,13 @@ fn directory_of(cgroup: &str) -> PathBuf {
 
 /// Whether the kernel takes a filter of devices from us; it is not attached to anything.
 pub(crate) fn try_device_filter() -> io::Result<()> {
-    bpf::load(&device_program(&[])?).map(drop)
+    bpf::load(&device_program(&[], &[])?).map(drop)
 }
 
-fn device_program(given: &[DeviceNode]) -> io::Result<Vec<devices::Instruction>> {
-    let too_many =
-        || io::Error::other(format!("{} devices are more than a filter can tell apart", given.len()));
-    DeviceRules::new(given).program().ok_or_else(too_many)
+fn device_program(given: &[DeviceNode], own: &[DeviceRule]) -> io::Result<Vec<devices::Instruction>> {
+    let count = given.len() + own.len();
+    let too_many = || io::Error::other(format!("{count} devices are more than a filter can tell apart"));
+    DeviceRules::new(given, own).program().ok_or_else(too_many)
 }
 
 /// The cgroups above one of ours that must hand controllers down to it, from the top. Directly below the root that is the root,

@@ -1,21 +1,18 @@
 //! Image references as people write them, normalised as Docker does. Pure.
 //!
 //! `nginx` means `docker.io/library/nginx:latest`; the first component is a registry only when it
-//! has a dot or a colon or is `localhost`. A digest wins over a tag when both are given.
+//! has a dot or a colon or is `localhost`. A digest wins over a tag when both are given. What may be written is said by
+//! [`ImageName`], which also refuses a stack with another name.
 
 use std::fmt;
 use std::str::FromStr;
 
+use carrack_api::image::{BAD_DIGEST, ImageName, OFFICIAL};
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 
-/// Longest accepted `registry/repository`, in bytes (the distribution specification's limit).
-const MAX_NAME_LEN: usize = 255;
-/// Longest accepted tag, in bytes.
-const MAX_TAG_LEN: usize = 128;
-/// The registry meant when none is written.
-pub const DEFAULT_REGISTRY: &str = "docker.io";
+pub use carrack_api::image::DEFAULT_REGISTRY;
 /// The tag meant when neither tag nor digest is written.
 pub const DEFAULT_TAG: &str = "latest";
 
@@ -99,105 +96,17 @@ impl ImageReference {
 }
 
 fn parse(text: &str) -> Result<ImageReference, &'static str> {
-    if text.is_empty() {
-        return Err("it is empty");
-    }
-    let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => {
-            (rest, Some(digest.parse().map_err(|_| "the digest is not sha256: and 64 hex digits")?))
-        }
-        None => (text, None),
-    };
-    let (name, tag) = match rest.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
-        _ => (rest, None),
-    };
-    if let Some(tag) = tag {
-        check_tag(tag)?;
-    }
-    let (registry, repository) = split_registry(name);
-    check_registry(registry)?;
-    check_repository(repository)?;
+    let ImageName { registry, repository, tag, digest } = ImageName::parse(text)?;
+    let digest = digest.map(str::parse).transpose().map_err(|_| BAD_DIGEST)?;
     let repository = match (registry, repository.contains('/')) {
-        (DEFAULT_REGISTRY, false) => format!("library/{repository}"),
+        (DEFAULT_REGISTRY, false) => format!("{OFFICIAL}/{repository}"),
         _ => repository.to_owned(),
     };
-    if registry.len() + 1 + repository.len() > MAX_NAME_LEN {
-        return Err("the name is longer than 255 bytes");
-    }
     let tag = match (tag, &digest) {
         (None, None) => Some(DEFAULT_TAG.to_owned()),
         (tag, _) => tag.map(str::to_owned),
     };
     Ok(ImageReference { registry: registry.to_owned(), repository, tag, digest })
-}
-
-fn split_registry(name: &str) -> (&str, &str) {
-    match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => match first {
-            "index.docker.io" => (DEFAULT_REGISTRY, rest),
-            _ => (first, rest),
-        },
-        _ => (DEFAULT_REGISTRY, name),
-    }
-}
-
-fn check_registry(registry: &str) -> Result<(), &'static str> {
-    const BAD: &str = "the registry is not a host name or address with an optional port";
-    let (host, port) = match registry.strip_prefix('[') {
-        Some(rest) => {
-            let (address, after) = rest.split_once(']').ok_or(BAD)?;
-            address.parse::<std::net::Ipv6Addr>().map_err(|_| BAD)?;
-            ("ipv6", after.strip_prefix(':').or(after.is_empty().then_some("1")).ok_or(BAD)?)
-        }
-        None => registry.split_once(':').unwrap_or((registry, "1")),
-    };
-    if !matches!(port.parse::<u16>(), Ok(1..)) || !port.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(BAD);
-    }
-    let label_ok = |label: &str| {
-        !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
-    if host.split('.').all(label_ok) { Ok(()) } else { Err(BAD) }
-}
-
-fn check_repository(repository: &str) -> Result<(), &'static str> {
-    if repository.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Err("the repository name must be lower case");
-    }
-    if repository.split('/').all(is_path_component) {
-        Ok(())
-    } else {
-        Err("the repository may hold only lower-case letters, digits and single separators (. _ - /)")
-    }
-}
-
-/// `[a-z0-9]+` groups joined by `.`, `_`, `__` or any number of `-`.
-fn is_path_component(component: &str) -> bool {
-    let alnum = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-    let bytes = component.as_bytes();
-    if !alnum(bytes.first()) || !alnum(bytes.last()) {
-        return false;
-    }
-    bytes
-        .split(u8::is_ascii_alphanumeric)
-        .all(|gap| matches!(gap, b"" | b"." | b"_" | b"__") || gap.iter().all(|byte| *byte == b'-'))
-}
-
-fn check_tag(tag: &str) -> Result<(), &'static str> {
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    let mut bytes = tag.bytes();
-    if tag.len() <= MAX_TAG_LEN
-        && bytes.next().is_some_and(word)
-        && bytes.all(|byte| word(byte) || byte == b'.' || byte == b'-')
-    {
-        Ok(())
-    } else {
-        Err("the tag must be 1 to 128 letters, digits, '_', '.' or '-', not starting with '.' or '-'")
-    }
 }
 
 impl FromStr for ImageReference {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use carrack_api::Device;
+use carrack_api::{Device, IoLimits};
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
@@ -156,6 +156,21 @@ pub(super) fn devices(wanted: &[Device]) -> Result<Vec<DeviceNode>, StartError> 
         }
     }
     Ok(nodes)
+}
+
+/// The block devices whose use is limited, by their path.
+pub(super) fn disks(limits: &IoLimits) -> Result<BTreeMap<String, (i64, i64)>, StartError> {
+    let all = [&limits.read_bps, &limits.write_bps, &limits.read_iops, &limits.write_iops];
+    let mut disks = BTreeMap::new();
+    for path in all.into_iter().flatten().map(|rate| &rate.path) {
+        let fail = |why: String| StartError::Device { path: path.clone(), why };
+        let metadata = fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+        match node(Path::new(path), &metadata) {
+            Some(node) if node.kind == 'b' => disks.insert(path.clone(), (node.major, node.minor)),
+            Some(_) | None => return Err(fail("is no block device".into())),
+        };
+    }
+    Ok(disks)
 }
 
 fn collect_devices(dir: &Path, nodes: &mut Vec<DeviceNode>) {

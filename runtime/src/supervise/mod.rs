@@ -12,6 +12,7 @@
 
 mod create;
 mod facts;
+mod injected;
 mod mounts;
 mod rootfs;
 mod targets;
@@ -19,6 +20,7 @@ mod targets;
 pub(crate) use create::{CONTAINER_ID, ProgramExecutor, Started, Stdio, read_seccomp, receive_terminal};
 
 pub(crate) use facts::own_capabilities;
+pub(crate) use injected::send as send_files;
 pub(crate) use rootfs::with_primary;
 
 use std::convert::Infallible;
@@ -29,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use carrack_api::{Exit, fail};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::process::DumpableBehavior;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{self, Bundle};
@@ -110,13 +113,17 @@ struct Supervisor {
 impl Supervisor {
     /// Detaches from the daemon and says who we are.
     fn begin(run: RunDir) -> Result<Self, StartError> {
-        let launch: Launch = read_json(&run.request())
+        let mut launch: Launch = read_json(&run.request())
             .map_err(system("read the request"))?
             .filter(|launch: &Launch| launch.version == FORMAT_VERSION)
             .ok_or_else(|| StartError::System {
                 step: "read the request".into(),
                 why: "no request of ours".into(),
             })?;
+        // Until we become the keeper we hold secrets: no core of ours has them, wherever cores go.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(system("leave no core"))?;
+        injected::receive(&mut launch.request.files).map_err(system("take over secrets and configs"))?;
         rustix::process::setsid().map_err(system("start a session"))?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(system("become subreaper"))?;
@@ -176,6 +183,7 @@ impl Supervisor {
         let layers = mounts::open_layers(&request.lowerdirs)?;
         let mut host = facts::host(request.spec.security.privileged).map_err(system("look at the host"))?;
         let devices = facts::devices(&request.spec.devices)?;
+        let disks = facts::disks(&request.spec.limits.io)?;
         let host_hosts = facts::host_hosts(&request.network);
         at("create.14-namespace")?;
         template::enter(&self.launch.template).map_err(system("enter the mount namespace"))?;
@@ -187,7 +195,8 @@ impl Supervisor {
         host.cgroup = cgroup.facts();
         let given = (!request.spec.security.privileged).then(|| devices.clone());
         if let Some(given) = &given {
-            cgroup.restrict_devices(given).map_err(system("restrict the devices of the cgroup"))?;
+            let own = &request.spec.device_rules;
+            cgroup.restrict_devices(given, own).map_err(system("restrict the devices of the cgroup"))?;
         }
         at("create.16-rootfs")?;
         let prepared = rootfs::prepare(rootfs::Parts {
@@ -198,8 +207,12 @@ impl Supervisor {
             sources,
             netns: netns.as_ref(),
             devices,
+            disks,
             host_hosts,
         })?;
+        // What is forked from here on has them no more.
+        injected::wipe(&mut self.launch.request.files);
+        let request = &self.launch.request;
         at("create.18-bundle")?;
         let bundle = bundle::build(request, &prepared, &host)?;
         let program = self.write_bundle(&bundle)?;
@@ -208,13 +221,17 @@ impl Supervisor {
         at("create.19-container")?;
         let working_dir = bundle::working_dir(request)?;
         let container = create::create(&self.run, request, &bundle, program, own_exe).map_err(|error| {
+            let error = targets::blame_target(error, &prepared.mounts);
             targets::blame_working_dir(error, prepared.working_dir_is_plain, &working_dir)
         })?;
         if request.spec.limits.memory_reservation.is_some() {
             cgroup.reserve_above().map_err(system("reserve memory for the cgroup"))?;
         }
         if let Some(given) = &given {
-            cgroup.restrict_devices_further(given).map_err(system("restrict the devices of the cgroup"))?;
+            let own = &request.spec.device_rules;
+            cgroup
+                .restrict_devices_further(given, own)
+                .map_err(system("restrict the devices of the cgroup"))?;
         }
         at("create.20-created")?;
         self.record.init = Some(container.init);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use carrack_api::{Mount, MountSource};
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 use sha2::{Digest, Sha256};
 
 use super::Launch;
@@ -44,7 +44,10 @@ pub(super) fn open_sources(launch: &Launch) -> Result<Vec<Source>, StartError> {
     let request = &launch.request;
     let mut wanted = request.spec.mounts.clone();
     for target in &request.image.volumes {
-        if !wanted.iter().any(|mount| same_target(&mount.target, target)) {
+        // A volume of the image gives way to what the service has there.
+        let taken =
+            wanted.iter().map(|mount| &mount.target).chain(request.files.iter().map(|file| &file.target));
+        if !taken.into_iter().any(|taken| same_target(taken, target)) {
             let mount = Mount { target: target.clone(), source: MountSource::Anonymous, read_only: false };
             wanted.push(mount);
         }
@@ -69,7 +72,9 @@ fn open_source(launch: &Launch, mount: Mount) -> Result<Source, StartError> {
     allowed_in_sys(&mount).map_err(fail)?;
     let kind = match &mount.source {
         MountSource::Tmpfs { .. } => Kind::Tmpfs,
-        MountSource::Bind { path, create, .. } => Kind::Tree(bind(launch, path, *create).map_err(fail)?),
+        MountSource::Bind { path, create, alone, .. } => {
+            Kind::Tree(bind(launch, path, *create, *alone).map_err(fail)?)
+        }
         MountSource::Anonymous => {
             let path = anonymous_path(launch, &mount.target);
             fs::create_dir_all(&path).map_err(|error| fail(error.to_string()))?;
@@ -130,7 +135,7 @@ fn anonymous_name(target: &str) -> String {
     Sha256::digest(target.as_bytes()).iter().fold("h".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
-fn bind(launch: &Launch, path: &str, create: bool) -> Result<OwnedFd, String> {
+fn bind(launch: &Launch, path: &str, create: bool, alone: bool) -> Result<OwnedFd, String> {
     if !path.starts_with('/') {
         return Err(format!("the path {path:?} is not absolute"));
     }
@@ -142,7 +147,7 @@ fn bind(launch: &Launch, path: &str, create: bool) -> Result<OwnedFd, String> {
             return Err(format!("{path:?} is inside {}, which belongs to Carrack", own.display()));
         }
     }
-    clone_opened(&source.fd).map_err(|error| format!("{path:?}: {error}"))
+    clone_opened(&source.fd, alone).map_err(|error| format!("{path:?}: {error}"))
 }
 
 /// Directories of the host that containers of this node can write, as far as runs of them are known: the binds of all runs,
@@ -164,12 +169,11 @@ fn writable_places(launch: &Launch) -> std::io::Result<Vec<PathBuf>> {
     Ok(binds.chain([launch.layout.state_dir.clone()]).collect())
 }
 
-/// A detached copy of what a descriptor stands for, with all that is mounted below.
-fn clone_opened(fd: &OwnedFd) -> Result<OwnedFd, rustix::io::Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE
-        | OpenTreeFlags::AT_EMPTY_PATH;
+/// A detached copy of what a descriptor stands for, with all that is mounted below unless it is to be alone.
+fn clone_opened(fd: &OwnedFd, alone: bool) -> Result<OwnedFd, rustix::io::Errno> {
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, !alone);
     rustix::mount::open_tree(fd, "", flags)
 }
 
@@ -186,7 +190,7 @@ fn below(volume: &Path, subpath: Option<&str>) -> Result<OwnedFd, String> {
         .map_err(|error| format!("{}: {error}", volume.display()))?;
     let found = in_root::open(&root, subpath, OFlags::PATH)
         .map_err(|error| format!("subpath {subpath:?}: {error}"))?;
-    clone_opened(&found).map_err(|error| format!("subpath {subpath:?}: {error}"))
+    clone_opened(&found, false).map_err(|error| format!("subpath {subpath:?}: {error}"))
 }
 
 /// Detached mounts of the image's layers.
@@ -245,8 +249,14 @@ fn ready_one(
 ) -> Result<MountKind, String> {
     let tree = match kind {
         Kind::Tmpfs => {
-            let MountSource::Tmpfs { size, mode } = mount.source else { return Err("is no tmpfs".into()) };
-            return Ok(MountKind::Tmpfs { size: size.map(|size| size.0), mode: mode.unwrap_or(0o1777) });
+            let MountSource::Tmpfs { size, mode, options } = &mount.source else {
+                return Err("is no tmpfs".into());
+            };
+            return Ok(MountKind::Tmpfs {
+                size: size.map(|size| size.0),
+                mode: mode.unwrap_or(0o1777),
+                options: options.clone(),
+            });
         }
         Kind::Tree(tree) => tree,
         Kind::Volume { path, fill: wanted, subpath } => {
@@ -258,15 +268,45 @@ fn ready_one(
         }
     };
     attach(&tree, &at).map_err(|error| error.to_string())?;
-    let (propagation, of_devices) = match &mount.source {
+    let (wanted, of_devices) = match &mount.source {
         MountSource::Bind { path, propagation, .. } => {
-            (propagation.clone(), Path::new(path).starts_with("/dev"))
+            (propagation.as_str(), Path::new(path).starts_with("/dev"))
         }
-        MountSource::Volume { .. } | MountSource::Anonymous | MountSource::Tmpfs { .. } => {
-            (String::new(), false)
-        }
+        MountSource::Volume { .. } | MountSource::Anonymous | MountSource::Tmpfs { .. } => ("", false),
     };
-    Ok(MountKind::Bind { source: at, propagation, devices: devices || of_devices })
+    propagate(&at, wanted)?;
+    Ok(MountKind::Bind { source: at, devices: devices || of_devices })
+}
+
+/// Whether mounts that the node makes below later appear in the container, too. It is decided here, because libcontainer does
+/// not look at the word, and only ever makes less of what it finds.
+fn propagate(at: &Path, wanted: &str) -> Result<(), String> {
+    let (flags, follows) = match wanted {
+        "" | "rprivate" => (MountPropagationFlags::PRIVATE | MountPropagationFlags::REC, false),
+        "private" => (MountPropagationFlags::PRIVATE, false),
+        "rslave" => (MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC, true),
+        "slave" => (MountPropagationFlags::DOWNSTREAM, true),
+        other => return Err(format!("the propagation {other:?} is not built yet")),
+    };
+    rustix::mount::mount_change(at, flags).map_err(|error| format!("propagation {wanted:?}: {error}"))?;
+    if follows && !is_downstream(at).map_err(|error| format!("/proc/self/mountinfo: {error}"))? {
+        return Err(format!(
+            "its source lies on a mount of the node that is not shared, and nothing can follow it \
+             ({wanted:?}); `mount --make-shared` there"
+        ));
+    }
+    Ok(())
+}
+
+/// The mount at a path of ours follows another.
+fn is_downstream(at: &Path) -> std::io::Result<bool> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    // ID, parent, device, root, place, options, then optional fields up to a dash.
+    Ok(text.lines().any(|line| {
+        let mut fields = line.split(' ').skip(4);
+        fields.next().is_some_and(|place| Path::new(place) == at)
+            && fields.skip(1).take_while(|field| *field != "-").any(|field| field.starts_with("master:"))
+    }))
 }
 
 /// The root directory of a mounted root filesystem.

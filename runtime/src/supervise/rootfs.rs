@@ -1,5 +1,6 @@
 //! The root filesystem of a run in our own mount namespace: overlay, user, directories, the files under `/etc`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::mounts::{self, Source};
-use super::{Launch, fd_path, system, targets};
+use super::{Launch, fd_path, injected, system, targets};
 use crate::bundle::{self, DeviceNode, MountKind, Prepared, ReadyMount, User};
 use crate::cgroup::Cgroup;
 use crate::error::{StartError, chain};
@@ -30,6 +31,7 @@ pub(super) struct Parts<'a> {
     pub(super) sources: Vec<Source>,
     pub(super) netns: Option<&'a OwnedFd>,
     pub(super) devices: Vec<DeviceNode>,
+    pub(super) disks: BTreeMap<String, (i64, i64)>,
     pub(super) host_hosts: Option<String>,
 }
 
@@ -44,8 +46,9 @@ pub(super) fn prepare(parts: Parts<'_>) -> Result<Prepared, StartError> {
     let user = find_user(request, &rootfs)?;
     working_dir(request, &root)?;
     super::at("create.17-mounts")?;
-    let mut ready = files(request, parts.run, parts.host_hosts)?;
-    let own = mounts::ready(parts.sources, &root, bundle::may_make_devices(&request.spec.security))?;
+    let mut ready = etc_files(request, parts.run, parts.host_hosts)?;
+    let mut own = injected::ready(&request.files)?;
+    own.extend(mounts::ready(parts.sources, &root, bundle::may_make_devices(&request.spec.security))?);
     ready.retain(|file| !own.iter().any(|mount| mount.target == file.target));
     ready.extend(own);
     targets::settle_all(&root, &mut ready, &parts.devices)?;
@@ -59,6 +62,7 @@ pub(super) fn prepare(parts: Parts<'_>) -> Result<Prepared, StartError> {
         user,
         mounts: ready,
         devices: parts.devices,
+        disks: parts.disks,
         working_dir_is_plain,
     })
 }
@@ -203,8 +207,8 @@ fn cgroup_view(cgroup: &Cgroup) -> std::io::Result<PathBuf> {
     Ok(view)
 }
 
-/// `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` and injected files, as files of the run.
-fn files(
+/// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, as files of the run.
+fn etc_files(
     request: &StartRequest,
     run: &RunDir,
     host_hosts: Option<String>,
@@ -226,25 +230,11 @@ fn files(
         write_file(&path, content.as_bytes(), 0o644).map_err(system("write the files of /etc"))?;
         mounts.push(file_mount(path, format!("/etc/{name}"), false));
     }
-    let dir = run.files();
-    for (index, file) in request.files.iter().enumerate() {
-        let step =
-            |error: std::io::Error| StartError::Mount { target: file.target.clone(), why: error.to_string() };
-        fs::create_dir_all(&dir).map_err(step)?;
-        let path = dir.join(index.to_string());
-        write_file(&path, &file.content, file.mode & 0o7777).map_err(step)?;
-        std::os::unix::fs::chown(&path, Some(file.uid), Some(file.gid)).map_err(step)?;
-        mounts.push(file_mount(path, file.target.clone(), true));
-    }
     Ok(mounts)
 }
 
 fn file_mount(source: PathBuf, target: String, read_only: bool) -> ReadyMount {
-    ReadyMount {
-        target,
-        kind: MountKind::Bind { source, propagation: String::new(), devices: false },
-        read_only,
-    }
+    ReadyMount { target, kind: MountKind::Bind { source, devices: false }, read_only }
 }
 
 fn write_file(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {

@@ -12,6 +12,8 @@ use crate::bundle::{DeviceNode, MountKind, ReadyMount};
 use crate::error::StartError;
 use crate::in_root;
 
+use super::injected;
+
 /// Files below `/proc` that may be replaced, as lxcfs does.
 const PROC_FILES: [&str; 8] = [
     "/proc/cpuinfo",
@@ -53,8 +55,12 @@ pub(super) fn settle_all(
         // Symlinks may point to what is missing: `/etc/resolv.conf` of many distributions does.
         let found = in_root::settle(root, &mount.target).map_err(|error| fail(error.to_string()))?;
         allowed(&found).map_err(fail)?;
+        if injected::is_ours(mount) && Path::new(&found).starts_with("/sys") {
+            return Err(fail(format!("it is {found} in this image, where only the kernel has files")));
+        }
         mount.target = found;
     }
+    hides_nothing(mounts)?;
     for mount in mounts.iter() {
         let inside = |other: &&ReadyMount| Path::new(&mount.target).starts_with(&other.target);
         // What another mount brings along is not known here.
@@ -74,6 +80,20 @@ pub(super) fn settle_all(
         }
         if let Some(mount) = mounts.iter().find(|mount| path.starts_with(&mount.target)) {
             return fail(format!("{} is mounted over it", mount.target));
+        }
+    }
+    Ok(())
+}
+
+/// A secret or config whose path is that of another mount in this image would be hidden by it, or hide it.
+fn hides_nothing(mounts: &[ReadyMount]) -> Result<(), StartError> {
+    for (index, mount) in mounts.iter().enumerate() {
+        let both = |other: &&ReadyMount| other.target == mount.target;
+        if let Some(other) = mounts[..index].iter().find(both)
+            && [mount, other].into_iter().any(injected::is_ours)
+        {
+            let why = "another mount of this container comes to the same path in this image";
+            return Err(StartError::Mount { target: mount.target.clone(), why: why.into() });
         }
     }
     Ok(())
@@ -163,4 +183,53 @@ pub(super) fn blame_working_dir(error: StartError, plain: bool, working_dir: &st
         }
         other => other,
     }
+}
+
+/// The same for a target inside another mount, whose content is known to nobody beforehand.
+pub(super) fn blame_target(error: StartError, mounts: &[ReadyMount]) -> StartError {
+    const MOUNTING: &str = "failed to prepare rootfs";
+    match error {
+        StartError::System { step, why } if why.contains(MOUNTING) => {
+            let wrong = mounts.iter().find_map(|mount| Some((mount, in_the_way(mounts, mount)?)));
+            match wrong {
+                Some((mount, why)) => StartError::Mount { target: mount.target.clone(), why },
+                None => StartError::System { step, why },
+            }
+        }
+        other => other,
+    }
+}
+
+/// What a mount that holds the target of another has in its way.
+fn in_the_way(mounts: &[ReadyMount], mount: &ReadyMount) -> Option<String> {
+    let around = mounts.iter().filter(|other| other.target != mount.target);
+    let around = around.filter(|other| Path::new(&mount.target).starts_with(&other.target));
+    let outer = around.max_by_key(|other| Path::new(&other.target).components().count())?;
+    let MountKind::Bind { source, .. } = &outer.kind else { return None };
+    let below = Path::new(&mount.target).strip_prefix(&outer.target).ok()?;
+    let mut path = source.clone();
+    let mut inside = Path::new(&outer.target).to_path_buf();
+    for part in below.components() {
+        path.push(part);
+        inside.push(part);
+        let kind = std::fs::symlink_metadata(&path).ok()?.file_type();
+        let (place, target) = (inside.display(), &outer.target);
+        if kind.is_symlink() {
+            return Some(format!(
+                "{place}, in what is mounted at {target}, is a symlink, and it could not be mounted through it"
+            ));
+        }
+        if !kind.is_dir() && inside.as_os_str() != mount.target.as_str() {
+            return Some(format!("{place}, in what is mounted at {target}, is a file"));
+        }
+    }
+    let (is_dir, to_be_dir) =
+        (path.is_dir(), !matches!(&mount.kind, MountKind::Bind { source, .. } if !source.is_dir()));
+    (is_dir != to_be_dir).then(|| {
+        format!(
+            "what is mounted at {} has {} there",
+            outer.target,
+            if is_dir { "a directory" } else { "a file" }
+        )
+    })
 }

@@ -80,7 +80,12 @@ fn only_devices_that_were_given_can_be_opened() {
     }
     // A node of the host's, bound: only the rules keep it away.
     let mut request = host.shell("bound", "(: > /kmsg) 2>&1 | sed 's/.*: //'");
-    let source = MountSource::Bind { path: "/dev/kmsg".into(), create: false, propagation: String::new() };
+    let source = MountSource::Bind {
+        path: "/dev/kmsg".into(),
+        create: false,
+        propagation: String::new(),
+        alone: false,
+    };
     request.spec.mounts = vec![Mount { target: "/kmsg".into(), source, read_only: false }];
     assert_eq!(host.output(&request), [DENIED]);
 }

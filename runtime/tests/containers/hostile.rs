@@ -223,8 +223,12 @@ fn an_unknown_stop_signal_is_terminate() {
 }
 
 fn bind(path: &Path, target: &str) -> Mount {
-    let source =
-        MountSource::Bind { path: path.display().to_string(), create: false, propagation: String::new() };
+    let source = MountSource::Bind {
+        path: path.display().to_string(),
+        create: false,
+        propagation: String::new(),
+        alone: false,
+    };
     Mount { target: target.into(), source, read_only: false }
 }
 
@@ -275,7 +279,7 @@ fn volumes_where_they_cannot_be_are_refused_for_good() {
     ] {
         refuse(target, named());
         refuse(target, MountSource::Anonymous);
-        refuse(target, MountSource::Tmpfs { size: None, mode: None });
+        refuse(target, MountSource::Tmpfs { size: None, mode: None, options: Vec::new() });
         let mut request = host.shell("image", "true");
         request.image.volumes = vec![target.into()];
         assert!(matches!(refused(&host, &request), StartError::Mount { .. }), "{target}");

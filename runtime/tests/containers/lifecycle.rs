@@ -166,8 +166,12 @@ fn many_start_at_once() {
                 // Half of them with a terminal and files where others have directories.
                 request.spec.tty = number % 2 == 0;
                 let path = if number % 2 == 0 { "/etc/services" } else { "/etc" }.to_owned();
-                let source =
-                    carrack_api::MountSource::Bind { path, create: false, propagation: String::new() };
+                let source = carrack_api::MountSource::Bind {
+                    path,
+                    create: false,
+                    propagation: String::new(),
+                    alone: false,
+                };
                 request.spec.mounts =
                     vec![carrack_api::Mount { target: "/x".into(), source, read_only: true }];
                 let (exit, _) = host.run(&request);

@@ -32,7 +32,7 @@ pub(crate) fn libraries(program: &str) -> Vec<Mount> {
 }
 
 fn bind(path: String, target: String) -> Mount {
-    let source = MountSource::Bind { path, create: false, propagation: String::new() };
+    let source = MountSource::Bind { path, create: false, propagation: String::new(), alone: false };
     Mount { target, source, read_only: true }
 }
 

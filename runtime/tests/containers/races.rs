@@ -95,7 +95,7 @@ fn volume(target: &str, subpath: Option<&str>) -> Mount {
 }
 
 fn bind(path: String, target: &str) -> Mount {
-    let source = MountSource::Bind { path, create: true, propagation: String::new() };
+    let source = MountSource::Bind { path, create: true, propagation: String::new(), alone: false };
     Mount { target: target.into(), source, read_only: false }
 }
 

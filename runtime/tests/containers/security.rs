@@ -130,7 +130,7 @@ fn a_read_only_root_with_tmpfs() {
     );
     request.spec.read_only = true;
     request.spec.shm_size = Some(Bytes(8 << 20));
-    let source = MountSource::Tmpfs { size: Some(Bytes(4 << 20)), mode: None };
+    let source = MountSource::Tmpfs { size: Some(Bytes(4 << 20)), mode: None, options: Vec::new() };
     request.spec.mounts = vec![Mount { target: "/run".into(), source, read_only: false }];
     let lines = host.output(&request);
     assert_eq!(lines[0], "tmp", "{lines:?}");
