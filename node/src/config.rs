@@ -154,6 +154,10 @@ impl NodeError {
                 "move {} away: the node learns again what it holds from the scheduler and from what runs",
                 path.display()
             )),
+            Self::Format { path, .. } if crate::sealed::is_key(path) => Some(format!(
+                "move {} away: the node gets the secrets and configs of its tasks again from the scheduler",
+                path.display()
+            )),
             Self::Network(carrack_net::NetError::OtherInstance { .. }) => Some(
                 "one daemon drives a host: stop the other one (`carrack daemon --stop` with its directories)"
                     .into(),

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use carrack_api::{
-    Bytes, ContainerSpec, Exit, HealthTest, Healthcheck, HeldImage, ImageCollection, PullPolicy,
-    PullProgress, RegistryCredentials, TaskId, Timestamp, Usage, fail,
+    Bytes, ContainerSpec, ContentFile, Exit, HealthTest, Healthcheck, HeldImage, Hook, ImageCollection,
+    PullPolicy, PullProgress, RegistryCredentials, TaskId, Timestamp, Usage, fail,
 };
 use carrack_net::dns::{ResolvOptions, resolv_conf};
 use carrack_runtime::cgroup::TasksUnit;
@@ -19,7 +19,8 @@ use carrack_runtime::image::{
     self, Credentials, DiskUse, Image, ImageReference, ImageStore, Progress, StoreOptions,
 };
 use carrack_runtime::{
-    CgroupSampler, LogLimit, RunId, RunState, Runtime, RuntimeConfig, RuntimeError, StartError, StartRequest,
+    CgroupSampler, ExecRequest, InjectedFile, LogLimit, RunId, RunState, Runtime, RuntimeConfig,
+    RuntimeError, StartError, StartRequest,
 };
 use tokio::task::spawn_blocking;
 
@@ -158,7 +159,7 @@ impl Containers {
             resolv_conf: resolver_file(spec, service.stack.as_str(), &order.attachment),
             host_gateway: order.node_address.map(IpAddr::V4),
             env: BTreeMap::new(),
-            files: Vec::new(),
+            files: injected(order)?,
             log: LogLimit::default(),
         })
     }
@@ -322,7 +323,15 @@ impl Engine for Containers {
         argv: Vec<String>,
         timeout: Duration,
     ) -> Option<(bool, String)> {
-        probe_exec::run(self.clone(), Self::run_id(task, run), argv, timeout).await
+        let request = ExecRequest { argv, ..ExecRequest::default() };
+        probe_exec::run(self.clone(), Self::run_id(task, run), request, timeout).await
+    }
+
+    async fn hook(&self, task: TaskId, run: u32, hook: Hook, timeout: Duration) -> Option<(bool, String)> {
+        let Hook { command, user, working_dir, env, privileged } = hook;
+        let request =
+            ExecRequest { argv: command, env, user, working_dir, privileged, ..ExecRequest::default() };
+        probe_exec::run(self.clone(), Self::run_id(task, run), request, timeout).await
     }
 
     fn sample(&self, task: TaskId, run: u32) -> Option<Usage> {
@@ -412,6 +421,20 @@ fn refuse_start(error: StartError) -> Refusal {
             Refusal::Retry(text)
         }
     }
+}
+
+/// The secrets and configs of a task with their content.
+fn injected(order: &StartOrder) -> Result<Vec<InjectedFile>, Refusal> {
+    let files = order.assigned.spec.container.files.iter();
+    let with_content = |file: &ContentFile| {
+        let digest = file.digest.as_deref().unwrap_or_default();
+        let content = order.contents.get(digest).cloned().ok_or_else(|| {
+            Refusal::Retry(format!("the content of {} {} is not on this node yet", file.kind, file.name))
+        })?;
+        let ContentFile { target, uid, gid, mode, .. } = file.clone();
+        Ok(InjectedFile { target, content, mode, uid, gid })
+    };
+    files.map(with_content).collect()
 }
 
 /// `SERVICE-SLOT` with what no host name may hold replaced.

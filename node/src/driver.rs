@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carrack_api::defaults::HEARTBEAT;
+use carrack_api::defaults::{HEARTBEAT, STOP_GRACE};
 use carrack_api::fail;
 use carrack_api::{
     AddressPlan, Assignment, ClusterId, Desired, NodeInfo, NodeReport, PortConflict, TaskId, TaskNetwork,
@@ -280,8 +280,7 @@ impl<E: Engine, N: Network> Driver<E, N> {
         let mut longest = Duration::ZERO;
         for task in none.tasks.values_mut() {
             task.desired = Desired::Stop;
-            longest =
-                longest.max(task.spec.container.stop_grace.unwrap_or(carrack_api::defaults::STOP_GRACE));
+            longest = longest.max(task.spec.container.stop_grace.unwrap_or(STOP_GRACE));
         }
         self.assigned = Some(Arc::new(none));
         carrack_api::defaults::DRAIN_MAX + longest + STOP_ALL_EXTRA
@@ -426,7 +425,11 @@ impl<E: Engine, N: Network> Driver<E, N> {
             }
             Action::Wire { address, pid } => self.workers.wire(task, address, pid),
             Action::Drain { addresses, most } => self.workers.drain(task, addresses, most),
-            Action::Signal { run, signal } => self.workers.signal(task, run, signal),
+            Action::Signal { run, signal } => {
+                let container = assigned.tasks.get(&task).map(|wanted| &wanted.spec.container);
+                let hooks = container.map(|c| (c.pre_stop.clone(), c.stop_grace.unwrap_or(STOP_GRACE)));
+                self.workers.signal(task, run, signal, hooks.unwrap_or_default())
+            }
             Action::Kill { run } => self.workers.kill(task, run),
             Action::RemoveRun { run } => self.workers.remove_run(task, run),
             Action::Unwire => self.workers.unwire(task),
@@ -454,14 +457,18 @@ impl<E: Engine, N: Network> Driver<E, N> {
     }
 
     fn start_order(&self, assigned: &Assignment, task: TaskId, run: u32) -> Option<StartOrder> {
+        let all = &assigned.contents;
         let assigned = assigned.tasks.get(&task)?.clone();
+        let digests = assigned.spec.container.files.iter().filter_map(|file| file.digest.as_ref());
+        let contents =
+            digests.filter_map(|digest| Some((digest.clone(), all.get(digest)?.clone()))).collect();
         let attachment = match assigned.spec.network {
             TaskNetwork::Networks(_) => Attachment::Wired(self.namespaces.get(&task)?.clone()),
             TaskNetwork::Host => Attachment::Host,
             TaskNetwork::None => Attachment::None,
         };
         let node_address = self.workers.network.node_address();
-        Some(StartOrder { task, run, assigned, attachment, node_address })
+        Some(StartOrder { task, run, assigned, contents, attachment, node_address })
     }
 
     /// No step of the task is under way any more; one that still is, is broken off.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrack_api::{
-    AddressPlan, AssignedTask, ContainerSpec, Exit, Healthcheck, HeldImage, ImageCollection, PortConflict,
-    PullProgress, RegistryCredentials, TaskId, Usage,
+    AddressPlan, AssignedTask, ContainerSpec, Content, Exit, Healthcheck, HeldImage, Hook, ImageCollection,
+    PortConflict, PullProgress, RegistryCredentials, TaskId, Usage,
 };
 
 use crate::tables::NodeTables;
@@ -83,6 +83,8 @@ pub(crate) struct StartOrder {
     pub(crate) run: u32,
     /// What was assigned.
     pub(crate) assigned: AssignedTask,
+    /// Content of its secrets and configs by digest, as far as this node has it.
+    pub(crate) contents: BTreeMap<String, Content>,
     /// Its network.
     pub(crate) attachment: Attachment,
     /// The node's own address, once it has one.
@@ -141,6 +143,15 @@ pub(crate) trait Engine: Send + Sync + 'static {
         task: TaskId,
         run: u32,
         argv: Vec<String>,
+        timeout: Duration,
+    ) -> impl Future<Output = Option<(bool, String)>> + Send;
+
+    /// Runs a hook in the run's container; as [`Engine::probe`].
+    fn hook(
+        &self,
+        task: TaskId,
+        run: u32,
+        hook: Hook,
         timeout: Duration,
     ) -> impl Future<Output = Option<(bool, String)>> + Send;
 

@@ -270,11 +270,16 @@ pub(crate) fn write_json(
 /// Temporary file, fsync, rename, fsync of the directory.
 fn write_atomically(path: &Path, bytes: &[u8], steps: [&'static str; 2]) -> io::Result<()> {
     fail::point(steps[0])?;
+    replace(path, bytes, || fail::point(steps[1]))
+}
+
+/// The same; `synced` is passed between the file's fsync and its rename.
+pub(crate) fn replace(path: &Path, bytes: &[u8], synced: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fail::point(steps[1])?;
+    synced()?;
     fs::rename(&temporary, path)?;
     match path.parent() {
         Some(directory) => File::open(directory)?.sync_all(),

@@ -1,6 +1,7 @@
 //! What the node remembers over restarts and reboots: the last assignment and the facts of each task.
 //!
-//! Owns `STATE/node/assignment.json` and `STATE/node/tasks.json`, and which assignments are accepted. Writes are grouped: the
+//! Owns `STATE/node/assignment.json` and `STATE/node/tasks.json`, the order in which they and the sealed contents of `sealed` are
+//! written, and which assignments are accepted. Writes are grouped: the
 //! loop hands over its newest state and goes on; one writer at a time brings the newest to disk. Steps that must not run ahead
 //! of the disk wait for their version.
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use crate::config::NodeError;
 use crate::facts::TaskFacts;
 use crate::identity::{read_json, write_json};
+use crate::sealed::SealedContents;
 
 /// Format of both files.
 const LEDGER_VERSION: u32 = 1;
@@ -59,7 +61,11 @@ struct TasksFile<T> {
 }
 
 /// Reads the ledger in a directory.
-pub(crate) fn load(directory: &Path, boot_id: &str) -> Result<Remembered, NodeError> {
+pub(crate) fn load(
+    directory: &Path,
+    boot_id: &str,
+    sealed: &SealedContents,
+) -> Result<Remembered, NodeError> {
     let assignment: Option<AssignmentFile<Assignment>> =
         read_json(&assignment_path(directory), LEDGER_VERSION, |file: &AssignmentFile<Assignment>| {
             file.version
@@ -71,7 +77,10 @@ pub(crate) fn load(directory: &Path, boot_id: &str) -> Result<Remembered, NodeEr
     )?;
     let rebooted = tasks.as_ref().is_some_and(|file| file.boot_id != boot_id);
     Ok(Remembered {
-        assignment: assignment.map(|file| Arc::new(file.assignment)),
+        assignment: assignment.map(|file| {
+            let contents = sealed.of(&file.assignment);
+            Arc::new(Assignment { contents, ..file.assignment })
+        }),
         tasks: tasks.map(|file| file.tasks).unwrap_or_default(),
         rebooted,
     })
@@ -157,12 +166,14 @@ impl Ledger {
     pub(crate) fn start<L: Send + 'static>(
         directory: PathBuf,
         boot_id: String,
+        sealed: SealedContents,
         lock: L,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (latest, receiver) = watch::channel((0, Memory::default()));
         let (written_sender, written) = watch::channel(0);
         let writer = tokio::spawn(async move {
-            write_all(directory, boot_id, receiver, written_sender).await;
+            let files = Files { directory, boot_id, sealed };
+            write_all(files, receiver, written_sender).await;
             drop(lock);
         });
         (Self { latest, written }, writer)
@@ -185,12 +196,15 @@ impl Ledger {
     }
 }
 
-async fn write_all(
+/// Where memory goes.
+#[derive(Debug, Clone)]
+struct Files {
     directory: PathBuf,
     boot_id: String,
-    mut latest: watch::Receiver<(u64, Memory)>,
-    written: watch::Sender<u64>,
-) {
+    sealed: SealedContents,
+}
+
+async fn write_all(files: Files, mut latest: watch::Receiver<(u64, Memory)>, written: watch::Sender<u64>) {
     let mut last = Memory::default();
     let mut failing = false;
     let mut retry = std::time::Duration::ZERO;
@@ -201,8 +215,8 @@ async fn write_all(
             return;
         }
         let (version, memory) = latest.borrow_and_update().clone();
-        let (old, new, to, boot) = (last.clone(), memory.clone(), directory.clone(), boot_id.clone());
-        let result = tokio::task::spawn_blocking(move || write_changes(&to, &boot, &old, &new)).await;
+        let (old, new, to) = (last.clone(), memory.clone(), files.clone());
+        let result = tokio::task::spawn_blocking(move || write_changes(&to, &old, &new)).await;
         let error = match result {
             Ok(Ok(())) => {
                 last = memory;
@@ -228,22 +242,27 @@ async fn write_all(
 const RETRY_FIRST: std::time::Duration = std::time::Duration::from_millis(100);
 const RETRY_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
-fn write_changes(directory: &Path, boot_id: &str, old: &Memory, new: &Memory) -> Result<(), NodeError> {
+fn write_changes(files: &Files, old: &Memory, new: &Memory) -> Result<(), NodeError> {
+    let Files { directory, boot_id, sealed } = files;
     let same = match (&old.assignment, &new.assignment) {
         (Some(old), Some(new)) => Arc::ptr_eq(old, new),
         (None, None) => true,
         (Some(_), None) | (None, Some(_)) => false,
     };
     if let Some(assignment) = new.assignment.as_ref().filter(|_| !same) {
-        // Credentials are in memory only: after a reboot without a scheduler the node goes on with the images it holds.
-        let kept = Assignment { credentials: BTreeMap::new(), ..Assignment::clone(assignment) };
+        sealed.add(&assignment.contents)?;
+        // Credentials are in memory only: after a reboot without a scheduler the node goes on with the images it holds. Contents
+        // are sealed, each in a file of its own.
+        let (credentials, contents) = (BTreeMap::new(), BTreeMap::new());
+        let kept = Assignment { credentials, contents, ..Assignment::clone(assignment) };
         write_json(
             &assignment_path(directory),
             ["ledger.1-assignment", "ledger.2-assignment-rename"],
             &AssignmentFile { version: LEDGER_VERSION, assignment: &kept },
         )?;
+        sealed.keep_only(&assignment.contents)?;
     }
-    let file = TasksFile { version: LEDGER_VERSION, boot_id: boot_id.to_owned(), tasks: &*new.tasks };
+    let file = TasksFile { version: LEDGER_VERSION, boot_id: boot_id.clone(), tasks: &*new.tasks };
     write_json(&tasks_path(directory), ["ledger.3-tasks", "ledger.4-tasks-rename"], &file)
 }
 
@@ -280,11 +299,26 @@ mod tests {
     #[tokio::test]
     async fn what_is_on_disk_is_read_back_and_a_new_boot_is_noticed() {
         let state = tempfile::tempdir().unwrap();
-        let (ledger, writer) = Ledger::start(state.path().to_path_buf(), "boot-a".to_owned(), ());
+        let sealed = SealedContents::open(state.path()).unwrap();
+        let (ledger, writer) =
+            Ledger::start(state.path().to_path_buf(), "boot-a".to_owned(), sealed.clone(), ());
         let mut task = TaskFacts::new(&assigned("web", 1));
         task.run = 4;
         let tasks = BTreeMap::from([(TaskId(1), task)]);
-        let kept = Arc::new(assignment(3, BTreeMap::from([(TaskId(1), assigned("web", 1))])));
+        let mut web = assigned("web", 1);
+        web.spec.container.files = vec![carrack_api::ContentFile {
+            kind: carrack_api::ContentKind::Secret,
+            name: "key".parse().unwrap(),
+            target: "/run/secrets/key".into(),
+            uid: 0,
+            gid: 0,
+            mode: 0o444,
+            digest: Some("hmac-sha256:1".into()),
+        }];
+        let mut kept = assignment(3, BTreeMap::from([(TaskId(1), web)]));
+        let content = carrack_api::Content::new(b"canary".to_vec());
+        kept.contents = BTreeMap::from([("hmac-sha256:1".to_owned(), content)]);
+        let kept = Arc::new(kept);
         let secret = RegistryCredentials { username: "canary-user".into(), password: "canary".into() };
         let logins = BTreeMap::from([("registry.test".to_owned(), secret)]);
         let told = Assignment {
@@ -297,16 +331,18 @@ mod tests {
         drop(ledger);
         writer.await.unwrap();
         let written = std::fs::read_to_string(assignment_path(state.path())).unwrap();
-        assert!(!written.contains("canary"), "credentials are never written");
-        let read = load(state.path(), "boot-a").unwrap();
+        assert!(!written.contains("canary"), "credentials and contents are never written in plain");
+        let read = load(state.path(), "boot-a", &sealed).unwrap();
         assert_eq!((read.assignment, read.tasks, read.rebooted), (Some(kept), tasks, false));
-        assert!(load(state.path(), "boot-b").unwrap().rebooted);
+        assert!(load(state.path(), "boot-b", &sealed).unwrap().rebooted);
     }
 
     #[tokio::test]
     async fn the_last_memory_is_written_although_the_handle_is_gone() {
         let state = tempfile::tempdir().unwrap();
-        let (ledger, writer) = Ledger::start(state.path().to_path_buf(), "boot".to_owned(), ());
+        let sealed = SealedContents::open(state.path()).unwrap();
+        let (ledger, writer) =
+            Ledger::start(state.path().to_path_buf(), "boot".to_owned(), sealed.clone(), ());
         for run in 1..=50 {
             let task = TaskFacts { run, ..TaskFacts::default() };
             ledger
@@ -314,13 +350,14 @@ mod tests {
         }
         drop(ledger);
         writer.await.unwrap();
-        assert_eq!(load(state.path(), "boot").unwrap().tasks[&TaskId(1)].run, 50);
+        assert_eq!(load(state.path(), "boot", &sealed).unwrap().tasks[&TaskId(1)].run, 50);
     }
 
     #[test]
     fn an_empty_directory_remembers_nothing() {
         let state = tempfile::tempdir().unwrap();
-        let read = load(state.path(), "boot").unwrap();
+        let sealed = SealedContents::open(state.path()).unwrap();
+        let read = load(state.path(), "boot", &sealed).unwrap();
         assert!(read.assignment.is_none() && read.tasks.is_empty() && !read.rebooted);
     }
 }

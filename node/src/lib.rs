@@ -31,6 +31,7 @@ mod probe_exec;
 mod report;
 mod requests;
 mod restart;
+mod sealed;
 #[cfg(test)]
 #[cfg(feature = "virtual-time")]
 mod simulated;

@@ -20,6 +20,7 @@ use crate::fabric::Fabric;
 use crate::identity::{self, Identity};
 use crate::ledger::{self, Ledger, Remembered};
 use crate::requests::{Desk, View};
+use crate::sealed::SealedContents;
 use crate::usage::UsageRings;
 
 /// Time for the lock of a killed daemon to be let go.
@@ -42,6 +43,7 @@ struct Shared {
     identity: Mutex<Identity>,
     directory: PathBuf,
     boot_id: String,
+    sealed: SealedContents,
     containers: Containers,
     fabric: Fabric,
     usage: Arc<UsageRings>,
@@ -63,13 +65,15 @@ impl Node {
         let helpers = containers.runtime().helpers_cgroup();
         let fabric = Fabric::new(instance, config.exe.clone(), config.runtime_dir.join("dataplane"), helpers);
         // Read here too, so that a ledger that cannot be read stops the start before anything runs.
-        ledger::load(&identity.directory, &boot_id)?;
+        let sealed = SealedContents::open(&config.state_dir)?;
+        ledger::load(&identity.directory, &boot_id, &sealed)?;
         let shared = Shared {
             directory: identity.directory.clone(),
             identity: Mutex::new(identity),
             config,
             info,
             boot_id,
+            sealed,
             containers,
             fabric,
             usage: Arc::default(),
@@ -98,13 +102,14 @@ impl Node {
         }
         let shared = &self.shared;
         identity::tell_lacks(&carrack_runtime::doctor::glance());
-        let remembered: Remembered = ledger::load(&shared.directory, &shared.boot_id)?;
+        let remembered: Remembered = ledger::load(&shared.directory, &shared.boot_id, &shared.sealed)?;
         let joined = Arc::clone(shared);
         let (cluster, lock) = {
             let identity = shared.identity.lock().unwrap_or_else(PoisonError::into_inner);
             (identity.cluster.clone(), identity.lock())
         };
-        let (ledger, _writer) = Ledger::start(shared.directory.clone(), shared.boot_id.clone(), lock);
+        let sealed = shared.sealed.clone();
+        let (ledger, _writer) = Ledger::start(shared.directory.clone(), shared.boot_id.clone(), sealed, lock);
         let setup = Setup {
             info: shared.info.clone(),
             cluster,

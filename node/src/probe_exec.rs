@@ -1,4 +1,4 @@
-//! Runs a healthcheck's command in a container: output kept to a few KiB, killed when its time is over.
+//! Runs a healthcheck's command or a hook in a container: output kept to a few KiB, killed when its time is over.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -18,11 +18,10 @@ const KILL_MAX: Duration = Duration::from_secs(5);
 pub(crate) async fn run(
     containers: Containers,
     id: RunId,
-    argv: Vec<String>,
+    request: ExecRequest,
     time: Duration,
 ) -> Option<(bool, String)> {
     let deadline = Instant::now() + time;
-    let request = ExecRequest { argv, ..ExecRequest::default() };
     let started = containers.blocking(move |this| this.runtime().exec(&id, &request)).await;
     let mut session = match started {
         Ok(session) => session,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use carrack_api::{
-    AddressPlan, ContainerSpec, Exit, Healthcheck, HeldImage, ImageCollection, TaskId, Timestamp, Usage,
+    AddressPlan, ContainerSpec, Exit, Healthcheck, HeldImage, Hook, ImageCollection, TaskId, Timestamp, Usage,
 };
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -54,6 +54,8 @@ pub(crate) struct HostState {
     pub(crate) collection: Option<ImageCollection>,
     /// What each collection was told to spare.
     pub(crate) spared: Vec<BTreeSet<String>>,
+    /// Hooks that were run, with the first word of each.
+    pub(crate) hooks: Vec<(TaskId, u32, String)>,
     /// What starting answers.
     pub(crate) start: Option<Refusal>,
     /// The network cannot be programmed.
@@ -236,6 +238,13 @@ impl Engine for Host {
         sleep(EFFECT).await;
         let sick = self.state().sick;
         Some((!sick, if sick { "connection refused".to_owned() } else { String::new() }))
+    }
+
+    async fn hook(&self, task: TaskId, run: u32, hook: Hook, _: Duration) -> Option<(bool, String)> {
+        sleep(EFFECT).await;
+        let word = hook.command.first().cloned().unwrap_or_default();
+        self.state().hooks.push((task, run, word.clone()));
+        Some((word != "fails", "it said no".to_owned()))
     }
 
     fn sample(&self, _: TaskId, _: u32) -> Option<Usage> {

@@ -260,6 +260,7 @@ mod tests {
         table.ports.push(PublishedPort {
             target: 80,
             published: Some(8080),
+            range: None,
             host_ip: None,
             protocol: Protocol::Tcp,
             mode: PortMode::Ingress,

@@ -76,6 +76,7 @@ pub(crate) fn assignment(generation: u64, tasks: BTreeMap<TaskId, AssignedTask>)
         services,
         networks: BTreeMap::from([(network, NetworkTable { internal: false })]),
         credentials: BTreeMap::new(),
+        contents: BTreeMap::new(),
         images_needed: BTreeSet::new(),
     }
 }

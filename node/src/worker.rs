@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrack_api::fail;
-use carrack_api::{ContainerSpec, Exit, Health, ImageCollection, ProbeResult, PullProgress, TaskId};
+use carrack_api::{ContainerSpec, Exit, Health, Hook, ImageCollection, ProbeResult, PullProgress, TaskId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -30,6 +30,8 @@ const STARTS_PER_CPU: usize = 4;
 const PROBES_MAX: usize = 32;
 /// Namespaces and leftovers that are made or removed at a time.
 const CHORES_MAX: usize = 16;
+/// Time that the hooks of a start have, all together.
+const HOOKS_MAX: Duration = Duration::from_secs(300);
 /// How often the open connections of a draining task are counted.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 /// Longest time that a start waits for the ledger.
@@ -175,11 +177,51 @@ impl<E: Engine, N: Network> Workers<E, N> {
             if written != Ok(true) {
                 tracing::warn!(%task, run, "a container is started before its number is on disk");
             }
-            let _permit = this.starts.acquire().await;
+            let permit = this.starts.acquire().await;
             fail::pass("create.8-number");
-            let result = this.engine.start(order).await;
+            let hooks = order.assigned.spec.container.post_start.clone();
+            let mut result = this.engine.start(order).await;
+            drop(permit);
+            if result.is_ok()
+                && let Err(reason) = this.run_hooks("post_start", task, run, hooks, HOOKS_MAX).await
+            {
+                result = Err(this.take_back(task, run, reason).await);
+            }
             this.say(Event::Started(task, run, result)).await;
         })
+    }
+
+    /// Runs hooks one after the other, all of them within `most`; which failed, and what it said. The end of the run is no failure.
+    async fn run_hooks(
+        &self,
+        name: &str,
+        task: TaskId,
+        run: u32,
+        hooks: Vec<Hook>,
+        most: Duration,
+    ) -> Result<(), String> {
+        let until = Instant::now() + most;
+        for (index, hook) in hooks.into_iter().enumerate() {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some((passed, said)) = self.engine.hook(task, run, hook, left).await else { return Ok(()) };
+            if !passed {
+                return Err(format!("hook {name}[{index}] failed: {}", said.trim()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a run that must not be, as if it had not been started.
+    async fn take_back(&self, task: TaskId, run: u32, reason: String) -> Refusal {
+        let gone = async {
+            self.engine.kill(task, run).await?;
+            self.engine.ended(task, run).await?;
+            self.engine.remove_run(task, run).await
+        };
+        match gone.await {
+            Ok(()) => Refusal::Final(reason),
+            Err(error) => Refusal::Retry(format!("{reason}; and it cannot be ended: {error}")),
+        }
     }
 
     /// Waits until the addresses have no open connection, at most for `most`, then cuts what is left.
@@ -224,10 +266,19 @@ impl<E: Engine, N: Network> Workers<E, N> {
         }
     }
 
-    /// Sends the stop signal.
-    pub(crate) fn signal(self: &Arc<Self>, task: TaskId, run: u32, signal: i32) -> AbortHandle {
+    /// Runs the hooks of the end, for at most the time that the stop signal gets after them, and sends that.
+    pub(crate) fn signal(
+        self: &Arc<Self>,
+        task: TaskId,
+        run: u32,
+        signal: i32,
+        hooks: (Vec<Hook>, Duration),
+    ) -> AbortHandle {
         let this = self.clone();
         spawn(async move {
+            if let Err(reason) = this.run_hooks("pre_stop", task, run, hooks.0, hooks.1).await {
+                tracing::warn!(%task, run, reason, "it is stopped although a hook of its end failed");
+            }
             let result = match at("stop.4-signal") {
                 Ok(()) => this.engine.signal(task, run, signal).await,
                 refused => refused,

@@ -99,8 +99,9 @@ impl Rig {
 }
 
 async fn open(host: Arc<Host>, directory: &Path, boot: String) -> Driver<Host, Host> {
-    let remembered = ledger::load(directory, &boot).unwrap();
-    let (ledger, _writer) = Ledger::start(directory.to_path_buf(), boot, ());
+    let sealed = crate::sealed::SealedContents::open(directory).unwrap();
+    let remembered = ledger::load(directory, &boot, &sealed).unwrap();
+    let (ledger, _writer) = Ledger::start(directory.to_path_buf(), boot, sealed, ());
     let setup = Setup {
         info: info(),
         cluster: Some(ClusterId::new(CLUSTER).unwrap()),
@@ -290,6 +291,50 @@ async fn an_image_that_does_not_exist_rejects_the_task_with_the_reason() {
     rig.assign(webs(1, 1));
     rig.until(|_, report| state_of(report, 1) == Some(TaskState::Rejected)).await;
     assert_eq!(rig.report(1).reason.as_deref(), Some("no image x:1"));
+}
+
+/// One task of `web` with these hooks, of one word each.
+fn hooked(generation: u64, post_start: &[&str], pre_stop: &[&str]) -> Assignment {
+    let hooks = |words: &[&str]| {
+        let hook =
+            |word: &&str| carrack_api::Hook { command: vec![(*word).to_owned()], ..Default::default() };
+        words.iter().map(hook).collect()
+    };
+    let mut assignment = webs(generation, 1);
+    for task in assignment.tasks.values_mut() {
+        let container = &mut task.spec.container;
+        (container.post_start, container.pre_stop) = (hooks(post_start), hooks(pre_stop));
+    }
+    assignment
+}
+
+#[tokio::test(start_paused = true)]
+async fn hooks_are_run_after_the_start_and_before_the_stop_signal() {
+    let mut rig = Rig::new();
+    rig.start();
+    rig.assign(hooked(1, &["first", "second"], &["last", "fails", "never"]));
+    rig.until(|host, reports| host.running().len() == 1 && all_passing(reports)).await;
+    let run = |rig: &Rig| rig.host.state().hooks.iter().map(|(_, _, word)| word.clone()).collect::<Vec<_>>();
+    assert_eq!(run(&rig), ["first", "second"]);
+    let mut stop = hooked(2, &["first", "second"], &["last", "fails", "never"]);
+    stop.tasks.values_mut().for_each(|task| task.desired = Desired::Stop);
+    rig.assign(stop);
+    rig.until(|host, _| host.running().is_empty()).await;
+    assert_eq!(
+        run(&rig),
+        ["first", "second", "last", "fails"],
+        "one that fails is the last, and stops nothing"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_of_the_start_that_fails_rejects_the_task_and_leaves_nothing() {
+    let mut rig = Rig::new();
+    rig.start();
+    rig.assign(hooked(1, &["first", "fails", "never"], &["last"]));
+    rig.until(|_, report| state_of(report, 1) == Some(TaskState::Rejected)).await;
+    assert_eq!(rig.report(1).reason.as_deref(), Some("hook post_start[1] failed: it said no"));
+    assert!(rig.host.running().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

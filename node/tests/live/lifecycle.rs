@@ -182,7 +182,10 @@ async fn after_a_reboot_everything_is_back(mut rig: Rig) -> Rig {
             },
             read_only: false,
         });
-        let script = "echo started >> /data/log; hostname > /tmp/index.html; exec httpd -f -p 80 -h /tmp";
+        // What it writes is a secret, which the node has kept for itself.
+        task.spec.container.files.push(crate::support::word());
+        let script =
+            "cat /run/secrets/word >> /data/log; hostname > /tmp/index.html; exec httpd -f -p 80 -h /tmp";
         task.spec.container.command = Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec());
     }
     rig.start_with(tasks).await;
@@ -207,6 +210,8 @@ async fn after_a_reboot_everything_is_back(mut rig: Rig) -> Rig {
     })
     .await;
     std::fs::remove_dir_all(rig.runtime_dir()).unwrap();
+    let kept = std::fs::read(rig.state_dir().join("node/contents/hmac-sha256-word")).unwrap();
+    assert!(!kept.windows(7).any(|part| part == b"started"), "it is sealed");
     let ledger = rig.state_dir().join("node/tasks.json");
     let text = std::fs::read_to_string(&ledger).unwrap();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();

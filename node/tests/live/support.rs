@@ -394,6 +394,7 @@ fn assignment(node: NodeId, generation: u64, tasks: BTreeMap<TaskId, AssignedTas
         ports: vec![PublishedPort {
             target: PORT,
             published: Some(PUBLISHED),
+            range: None,
             host_ip: None,
             protocol: Protocol::Tcp,
             mode: PortMode::Ingress,
@@ -417,6 +418,7 @@ fn assignment(node: NodeId, generation: u64, tasks: BTreeMap<TaskId, AssignedTas
         services: BTreeMap::from([(key("web"), table)]),
         networks: BTreeMap::from([(network(), NetworkTable { internal: false })]),
         credentials: BTreeMap::new(),
+        contents: BTreeMap::from([(WORD.to_owned(), Content::new(b"started\n".to_vec()))]),
         images_needed: BTreeSet::new(),
     }
 }
@@ -476,4 +478,20 @@ fn sha256(bytes: &[u8]) -> String {
     child.stdin.take().unwrap().write_all(bytes).unwrap();
     let output = child.wait_with_output().unwrap();
     String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+/// The digest of a secret that every assignment has.
+const WORD: &str = "hmac-sha256:word";
+
+/// That secret as a file.
+pub(crate) fn word() -> ContentFile {
+    ContentFile {
+        kind: ContentKind::Secret,
+        name: "word".parse().unwrap(),
+        target: "/run/secrets/word".into(),
+        uid: 0,
+        gid: 0,
+        mode: 0o400,
+        digest: Some(WORD.to_owned()),
+    }
 }
