@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use carrack_api::session::SESSION_VERSION;
 use carrack_api::{
-    AddressPlan, AssignedTask, Assignment, Endpoint, NetworkName, NetworkTable, NodeId, ServiceKey,
+    AddressPlan, AssignedTask, Assignment, Desired, Endpoint, NetworkName, NetworkTable, NodeId, ServiceKey,
     ServiceSpec, ServiceTable, StackSpec, TaskNetwork,
 };
 
@@ -38,6 +38,7 @@ pub(crate) fn assignment(state: &Snapshot, observations: &Observations, node: &N
         services,
         networks,
         credentials: BTreeMap::new(),
+        contents: BTreeMap::new(),
         images_needed: BTreeSet::new(),
     })
 }
@@ -47,6 +48,12 @@ pub(crate) fn images_needed(state: &Snapshot) -> BTreeSet<String> {
     let of_revisions = state.revisions.values().flat_map(|revision| revision.spec.services.values());
     let of_runs = state.runs.values().map(|run| &run.spec);
     of_revisions.chain(of_runs).filter_map(|spec| spec.task.container.image_digest.clone()).collect()
+}
+
+/// Digests of the secrets and configs of tasks that are to run.
+pub(crate) fn contents_needed(assignment: &Assignment) -> BTreeSet<String> {
+    let tasks = assignment.tasks.values().filter(|task| task.desired == Desired::Run);
+    tasks.flat_map(|task| &task.spec.container.files).filter_map(|file| file.digest.clone()).collect()
 }
 
 fn addresses(cidr: &str, blocks: &[std::net::Ipv4Addr]) -> Option<AddressPlan> {
@@ -69,7 +76,7 @@ fn assigned(state: &Snapshot, task: &TaskRecord) -> Option<AssignedTask> {
 }
 
 /// A service's networks by cluster-wide name, with its further names there.
-fn networks_of(stack: &StackSpec, spec: &ServiceSpec) -> BTreeMap<NetworkName, BTreeSet<String>> {
+pub(crate) fn networks_of(stack: &StackSpec, spec: &ServiceSpec) -> BTreeMap<NetworkName, BTreeSet<String>> {
     let TaskNetwork::Networks(attachments) = &spec.task.network else { return BTreeMap::new() };
     let named = |key: &str| NetworkName::new(format!("{}_{key}", stack.name)).ok();
     if attachments.is_empty() {

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::assign;
 use crate::clock;
+use crate::contents::OpenContents;
 use crate::credentials::{Logins, Vault};
 use crate::events::{EventLog, from_reports};
 use crate::plan::{self, NodeObservation, Observations};
@@ -32,6 +33,7 @@ pub(crate) struct Cluster {
     pub(crate) store: Store,
     pub(crate) events: EventLog,
     pub(crate) vault: Vault,
+    contents: OpenContents,
     pub(crate) usage: UsageRings,
     pub(crate) observations: watch::Sender<Arc<Observations>>,
     sessions: Mutex<Sessions>,
@@ -68,6 +70,7 @@ impl Cluster {
             store,
             events,
             vault,
+            contents: OpenContents::default(),
             usage: UsageRings::default(),
             observations: watch::Sender::new(Arc::default()),
             sessions: Mutex::default(),
@@ -231,12 +234,23 @@ impl Cluster {
         let (snapshot, observations) = (self.store.snapshot(), self.observed());
         let needed = self.images_needed(&snapshot);
         let mut sessions = self.sessions();
-        for (node, session) in &mut sessions.nodes {
-            if session.sequence.is_none() || !observations.heard(node) {
-                continue;
-            }
-            if let Some(mut next) = assign::assignment(&snapshot, &observations, node) {
+        let heard = |node: &NodeId, session: &Session| session.sequence.is_some() && observations.heard(node);
+        let assigned: BTreeMap<NodeId, Assignment> = sessions
+            .nodes
+            .iter()
+            .filter(|(node, session)| heard(node, session))
+            .filter_map(|(node, _)| Some((node.clone(), assign::assignment(&snapshot, &observations, node)?)))
+            .collect();
+        let digests: BTreeSet<String> = assigned.values().flat_map(assign::contents_needed).collect();
+        let contents = self.contents.only(&self.vault, &snapshot, digests);
+        for (node, mut next) in assigned {
+            if let Some(session) = sessions.nodes.get_mut(&node) {
                 next.credentials = self.credentials(&snapshot, &next);
+                let needed_here = assign::contents_needed(&next);
+                next.contents = needed_here
+                    .into_iter()
+                    .filter_map(|digest| contents.get(&digest).map(|content| (digest, content.clone())))
+                    .collect();
                 next.images_needed.clone_from(&needed);
                 publish(session, next);
             }

@@ -16,6 +16,7 @@
 mod assign;
 mod change;
 mod clock;
+mod contents;
 mod credentials;
 mod driver;
 mod events;

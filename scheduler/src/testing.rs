@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use carrack_api::{
     Attachment, Bytes, ContainerSpec, Desired, MilliCpus, NetworkSpec, NodeInfo, PublishedPort, ServiceSpec,
-    StackSpec, TaskId, TaskNetwork, TaskSpec, Timestamp,
+    StackName, StackSpec, TaskId, TaskNetwork, TaskSpec, Timestamp,
 };
 
-use crate::store::TaskRecord;
+use crate::store::{StackPhase, StackRecord, TaskRecord};
 
 /// A node with 4 cores and 16 GiB.
 pub(crate) fn node(number: u64) -> NodeInfo {
@@ -47,19 +47,32 @@ pub(crate) fn service(image: &str) -> ServiceSpec {
 
 /// A stack of services.
 pub(crate) fn stack(name: &str, services: &[(&str, ServiceSpec)]) -> StackSpec {
-    let network =
-        NetworkSpec { name: format!("{name}_default").parse().unwrap(), internal: false, external: false };
+    let network = NetworkSpec {
+        name: format!("{name}_default").parse().unwrap(),
+        internal: false,
+        external: false,
+        labels: Default::default(),
+    };
     StackSpec {
         name: name.parse().unwrap(),
         services: services.iter().map(|(n, s)| (n.parse().unwrap(), s.clone())).collect(),
         networks: BTreeMap::from([("default".parse().unwrap(), network)]),
         volumes: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        configs: BTreeMap::new(),
     }
 }
 
 /// A published TCP port.
 pub(crate) fn port(target: u16, published: Option<u16>) -> PublishedPort {
-    PublishedPort { target, published, host_ip: None, protocol: Default::default(), mode: Default::default() }
+    PublishedPort {
+        target,
+        published,
+        range: None,
+        host_ip: None,
+        protocol: Default::default(),
+        mode: Default::default(),
+    }
 }
 
 /// A task that waits for a node.
@@ -77,5 +90,20 @@ pub(crate) fn task(id: u64, service: &str, slot: u32) -> TaskRecord {
         crashes: 0,
         created_at: Timestamp(0),
         verdict: None,
+    }
+}
+
+/// A stack that is wanted, at revision 1.
+pub(crate) fn stack_record(name: &StackName) -> StackRecord {
+    StackRecord {
+        name: name.clone(),
+        revision: 1,
+        deploy: 1,
+        deployed_at: Timestamp(1),
+        phase: StackPhase::Active,
+        resolved: BTreeMap::new(),
+        stopped: Default::default(),
+        fresh: BTreeMap::new(),
+        set: Default::default(),
     }
 }

@@ -141,19 +141,29 @@ impl World<'_> {
         tasks: &[TaskRecord],
     ) -> Rollout {
         let progressing = |reason: &str| Rollout::Progressing { reason: reason.into() };
-        let Some(spec) = wanted else { return progressing("its tasks are being stopped") };
+        let stopping = || match gate::stops_after(self.state, self.observations, key) {
+            Some(other) if tasks.iter().any(TaskRecord::is_wanted) => {
+                progressing(&format!("it stops after {other}, which depends on it"))
+            }
+            _ => progressing("its tasks are being stopped"),
+        };
+        let Some(spec) = wanted else { return stopping() };
         if self.state.is_stopped(key) {
             return match tasks.iter().any(TaskRecord::is_live) {
-                true => progressing("its tasks are being stopped"),
+                true => stopping(),
                 false => Rollout::Converged,
             };
         }
         let Some(record) = record else { return progressing("it is being set up") };
-        let fresh = self.state.stacks.get(&key.stack).and_then(|s| s.fresh.get(&key.service).copied());
-        let in_step = self.state.service_spec(key, record.template).is_some_and(|s| s.task == spec.task)
-            && fresh.is_none_or(|fresh| record.template >= fresh);
-        if !in_step {
-            return progressing("its new revision is about to be rolled out");
+        match (gate::in_step(self.state, record), gate::follow(self.state, record, spec)) {
+            (false, gate::Follow::Hold(name)) => {
+                return progressing(&format!("its new revision waits for that of {name}"));
+            }
+            (false, _) => return progressing("its new revision is about to be rolled out"),
+            (true, gate::Follow::Replace(name)) => {
+                return progressing(&format!("it follows {name}, which was replaced"));
+            }
+            (true, _) => {}
         }
         let deploy = self.state.stacks.get(&key.stack).map_or(0, |s| s.deploy);
         if let Some(failed) = record.failed.as_ref().filter(|f| f.deploy == deploy) {
@@ -182,6 +192,7 @@ impl World<'_> {
                 let held = PublishedPort {
                     target: conflict.port,
                     published: Some(conflict.port),
+                    range: None,
                     host_ip: conflict.host_ip,
                     protocol: conflict.protocol,
                     mode: Default::default(),

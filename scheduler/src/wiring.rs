@@ -9,12 +9,17 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::contents;
 use crate::credentials::{KeyError, Vault};
 use crate::driver::Cluster;
 use crate::events::{EventLog, EventsError};
+use crate::plan::EventDraft;
 use crate::plan::address::Range;
 use crate::server;
 use crate::store::{ClusterRecord, CommitError, Key, Object, Op, Store, StoreGuard, StoreOpenError, Txn};
+
+/// Secrets that a start names when they do not open.
+const CLOSED_TOLD: usize = 50;
 
 /// What a scheduler needs to start.
 #[derive(Debug, Clone)]
@@ -119,10 +124,11 @@ impl Scheduler {
         let cidr_error = |reason| OpenError::Cidr { cidr: config.cluster_cidr.clone(), reason };
         Range::parse(&config.cluster_cidr).map_err(cidr_error)?;
         let directory = config.state_dir.join("scheduler");
+        let vault = Vault::open(&config.state_dir.join("keys"))?;
         let (store, guard) = Store::open(&directory)?;
         let started = start(&store, &config.cluster_cidr)?;
         let events = EventLog::open(&directory.join("events"))?;
-        let vault = Vault::open(&config.state_dir.join("keys"))?;
+        tell_closed(&vault, &store, &events);
         let cluster = Arc::new(Cluster::new(started.id.clone(), store, events, vault));
         let (stop, stopped) = watch::channel(false);
         let driver = tokio::spawn(cluster.clone().run(stopped));
@@ -190,6 +196,25 @@ impl Scheduler {
             tracing::error!(%error, "the store could not be waited for");
         }
     }
+}
+
+/// Says which secrets a lost or exchanged key has closed: their tasks run on, but no new one starts.
+fn tell_closed(vault: &Vault, store: &Store, events: &EventLog) {
+    let closed = contents::closed(vault, &store.snapshot());
+    if closed.is_empty() {
+        return;
+    }
+    let told: Vec<&str> = closed.iter().take(CLOSED_TOLD).map(|name| name.as_str()).collect();
+    tracing::error!(
+        secrets = told.join(", "),
+        count = closed.len(),
+        "secrets do not open: keys/secrets.key is another key than the one they were sealed under; restore that file from a backup and \
+         start again, or deploy their stacks again and use `carrack secret create --replace NAME FILE` for those made by command"
+    );
+    let text =
+        "does not open under keys/secrets.key: restore that file from a backup, or bring the secret again";
+    let draft = |name| EventDraft::new("secret.closed", name, format!("secret {name} {text}"));
+    events.append(closed.iter().take(CLOSED_TOLD).map(draft).collect(), clock::now());
 }
 
 /// Makes the cluster at the first start, and raises the epoch at every one.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod contents;
 mod registries;
 
 use std::collections::BTreeMap;
@@ -261,7 +262,8 @@ impl Fixture {
         query: &str,
         headers: &[(&str, &str)],
     ) -> Result<StackChange, ClientError> {
-        let body = PutStack { spec: spec.clone(), credentials: BTreeMap::new() };
+        let body =
+            PutStack { spec: spec.clone(), credentials: BTreeMap::new(), contents: Default::default() };
         let path = format!("/v1/stacks/{}{query}", spec.name);
         self.client.json(::http::Method::PUT, &path, Some(&body), headers).await
     }
@@ -314,13 +316,19 @@ fn service(image: &str, replicas: u32) -> ServiceSpec {
 }
 
 fn stack(name: &str, services: &[(&str, ServiceSpec)]) -> StackSpec {
-    let network =
-        NetworkSpec { name: format!("{name}_default").parse().unwrap(), internal: false, external: false };
+    let network = NetworkSpec {
+        name: format!("{name}_default").parse().unwrap(),
+        internal: false,
+        external: false,
+        labels: Default::default(),
+    };
     StackSpec {
         name: name.parse().unwrap(),
         services: services.iter().map(|(n, s)| (n.parse().unwrap(), s.clone())).collect(),
         networks: BTreeMap::from([("default".parse().unwrap(), network)]),
         volumes: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        configs: BTreeMap::new(),
     }
 }
 
@@ -328,6 +336,7 @@ fn published(number: u16) -> PublishedPort {
     PublishedPort {
         target: 80,
         published: Some(number),
+        range: None,
         host_ip: None,
         protocol: Protocol::Tcp,
         mode: PortMode::Ingress,
@@ -850,5 +859,104 @@ async fn a_one_off_task_stands_beside_its_service_until_it_or_its_stack_is_remov
     fixture.client.delete("/v1/stacks/hello").await.unwrap();
     fixture.until("hello", |view| view.stack.is_none()).await;
     assert!(fixture.client.get::<Vec<RunStatus>>("/v1/runs").await.unwrap().is_empty());
+    fixture.stop().await;
+}
+
+/// On a network that is called `edge` in the cluster.
+fn on_edge(name: &str, external: bool) -> StackSpec {
+    let mut spec = stack(name, &[("web", service("web:1", 1))]);
+    let network = spec.networks.get_mut("default").unwrap();
+    (network.name, network.external) = ("edge".parse().unwrap(), external);
+    spec
+}
+
+async fn make_network(fixture: &Fixture, body: &serde_json::Value) -> Result<NetworkStatus, ClientError> {
+    fixture.client.json(::http::Method::POST, "/v1/networks", Some(body), &[]).await
+}
+
+async fn prune_networks(fixture: &Fixture, dry_run: bool) -> String {
+    let body = PruneNetworks { dry_run };
+    let gone: Vec<NetworkStatus> =
+        fixture.client.json(::http::Method::POST, "/v1/networks/prune", Some(&body), &[]).await.unwrap();
+    gone.iter().map(|network| network.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+async fn network_names(fixture: &Fixture) -> String {
+    let all: Vec<NetworkStatus> = fixture.client.get("/v1/networks").await.unwrap();
+    all.iter().map(|network| network.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_made_by_command_outlives_stacks_and_restarts_and_goes_when_nobody_is_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::start(dir.path());
+    let missing = Fixture::problem(fixture.put(&on_edge("one", true)).await);
+    assert_eq!((missing.status, missing.problems[0].path.as_str()), (422, "networks.default"));
+    assert!(missing.problems[0].message.contains("external network edge does not exist"), "{missing:?}");
+    let body = serde_json::json!({ "name": "edge", "internal": true, "labels": { "tier": "front" } });
+    let made = make_network(&fixture, &body).await.unwrap();
+    assert!(made.internal && made.stack.is_none() && made.created_at.is_some(), "{made:?}");
+    let again = Fixture::problem(make_network(&fixture, &body).await);
+    assert_eq!((again.status, again.kind.as_str()), (409, "network-exists"));
+    // A stack cannot make it its own; two may use it.
+    let own = Fixture::problem(fixture.put(&on_edge("one", false)).await);
+    assert!(own.problems[0].message.contains("was made by command"), "{own:?}");
+    fixture.put(&on_edge("one", true)).await.unwrap();
+    fixture.put(&on_edge("two", true)).await.unwrap();
+    fixture.converged("two", 1).await;
+    fixture.stop().await;
+    let fixture = Fixture::start(dir.path());
+    let edge: NetworkStatus = fixture.client.get("/v1/networks/edge").await.unwrap();
+    let users: Vec<String> = edge.services.iter().map(ToString::to_string).collect();
+    assert_eq!((users.join(" "), edge.labels["tier"].as_str()), ("one/web two/web".to_owned(), "front"));
+    let used = Fixture::problem(fixture.client.delete("/v1/networks/edge").await);
+    assert_eq!((used.status, used.kind.as_str()), (409, "in-use"));
+    assert!(used.detail.contains("used by one/web, two/web") && used.hint.is_some(), "{used:?}");
+    assert_eq!(prune_networks(&fixture, false).await, "");
+    // Its users go, it stays, until it is asked for.
+    for stack in ["one", "two"] {
+        fixture.client.delete(&format!("/v1/stacks/{stack}")).await.unwrap();
+        fixture.until(stack, |v| v.stack.is_none() && v.tasks.is_empty()).await;
+    }
+    assert_eq!(prune_networks(&fixture, true).await, "edge");
+    assert_eq!(network_names(&fixture).await, "edge");
+    fixture.client.delete("/v1/networks/edge").await.unwrap();
+    assert_eq!(network_names(&fixture).await, "");
+    make_network(&fixture, &serde_json::json!({ "name": "edge" })).await.unwrap();
+    assert_eq!(prune_networks(&fixture, false).await, "edge");
+    assert_eq!(network_names(&fixture).await, "");
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_a_network_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::start(dir.path());
+    fixture.put(&stack("one", &[("web", service("web:1", 1))])).await.unwrap();
+    let taken = Fixture::problem(make_network(&fixture, &serde_json::json!({ "name": "one_default" })).await);
+    assert!(taken.status == 409 && taken.detail.contains("belongs to stack one"), "{taken:?}");
+    let of_stack = Fixture::problem(fixture.client.delete("/v1/networks/one_default").await);
+    assert_eq!((of_stack.status, of_stack.kind.as_str()), (409, "of-a-stack"));
+    assert!(of_stack.hint.unwrap().contains("carrack rm one"));
+    for (body, status, says) in [
+        (serde_json::json!({ "name": "not a name" }), 400, "not a name"),
+        (serde_json::json!({ "name": "" }), 400, "name"),
+        (serde_json::json!({}), 400, "name"),
+        (serde_json::json!({ "name": "x", "subnet": "10.0.0.0/8" }), 400, "subnet"),
+        (serde_json::json!({ "name": "x", "labels": { "": "y" } }), 422, "labels"),
+    ] {
+        let problem = Fixture::problem(make_network(&fixture, &body).await);
+        assert!(problem.status == status && problem.detail.contains(says), "{body}: {problem:?}");
+    }
+    for path in ["/v1/networks/none", "/v1/networks/not%20a%20name"] {
+        let found = Fixture::problem(fixture.client.get::<NetworkStatus>(path).await);
+        assert_eq!((found.status, found.kind.as_str()), (404, "no-network"), "{found:?}");
+        let removed = Fixture::problem(fixture.client.delete(path).await);
+        assert_eq!((removed.status, removed.kind.as_str()), (404, "no-network"), "{removed:?}");
+    }
+    let none = ::http::Method::PUT;
+    let method = fixture.client.json::<(), ()>(none, "/v1/networks/x", None, &[]).await;
+    assert_eq!(Fixture::problem(method).status, 405);
+    assert_eq!(network_names(&fixture).await, "one_default");
     fixture.stop().await;
 }

@@ -66,7 +66,11 @@ fn make(directory: &Path, path: &Path, key: &[u8]) -> io::Result<()> {
     file.write_all(key)?;
     file.sync_all()?;
     std::fs::rename(&aside, path)?;
-    File::open(directory)?.sync_all()
+    // The directory may be new itself: without its own entry the key would be lost and the store not.
+    for directory in std::iter::once(directory).chain(directory.parent()) {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -95,6 +95,26 @@ impl Vault {
             .collect()
     }
 
+    /// Seals bytes for a purpose.
+    pub(crate) fn seal_bytes(&self, purpose: &str, plain: &[u8]) -> Result<String, SealError> {
+        self.sealer.seal(purpose, plain).map_err(|_| SealError)
+    }
+
+    /// Bytes that were sealed for that purpose; `None` when they were not, or under another key.
+    pub(crate) fn open_bytes(&self, purpose: &str, sealed: &str) -> Option<Vec<u8>> {
+        self.sealer.open(purpose, sealed).ok()
+    }
+
+    /// A digest of bytes for a purpose that only the holder of the key can make.
+    pub(crate) fn digest(&self, purpose: &str, bytes: &[u8]) -> String {
+        self.sealer.digest(purpose, bytes)
+    }
+
+    /// SHA-256.
+    pub(crate) fn plain_digest(bytes: &[u8]) -> String {
+        seal::hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+    }
+
     fn seal(
         &self,
         stack: &StackName,

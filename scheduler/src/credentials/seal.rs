@@ -2,6 +2,7 @@
 //! another record does not open.
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::key::KEY_BYTES;
@@ -12,6 +13,7 @@ const FORM: &str = "1:";
 /// Seals and opens texts. Never printed.
 pub(super) struct Sealer {
     key: LessSafeKey,
+    digests: hmac::Key,
 }
 
 /// It could not be sealed or opened; why is not told by design.
@@ -26,8 +28,11 @@ impl std::fmt::Debug for Sealer {
 
 impl Sealer {
     pub(super) fn new(key: &[u8; KEY_BYTES]) -> Result<Self, Unsealable> {
+        // A key of its own for digests: one key is not used in two ways.
+        let digests = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), b"carrack digests of secrets");
+        let digests = hmac::Key::new(hmac::HMAC_SHA256, digests.as_ref());
         let key = UnboundKey::new(&CHACHA20_POLY1305, key).map_err(|_| Unsealable)?;
-        Ok(Self { key: LessSafeKey::new(key) })
+        Ok(Self { key: LessSafeKey::new(key), digests })
     }
 
     /// The text under a nonce of its own: 96 random bits, which collide for nobody who seals fewer than 2^32 texts.
@@ -42,6 +47,14 @@ impl Sealer {
         Ok(format!("{FORM}{}{}", hex(&nonce), hex(&text)))
     }
 
+    /// A digest for a purpose, in hexadecimal digits.
+    pub(super) fn digest(&self, purpose: &str, bytes: &[u8]) -> String {
+        let mut context = hmac::Context::with_key(&self.digests);
+        context.update(purpose.as_bytes());
+        context.update(bytes);
+        hex(context.sign().as_ref())
+    }
+
     pub(super) fn open(&self, purpose: &str, sealed: &str) -> Result<Vec<u8>, Unsealable> {
         let mut bytes = sealed.strip_prefix(FORM).and_then(unhex).ok_or(Unsealable)?;
         let mut text = bytes.split_off(NONCE_LEN.min(bytes.len()));
@@ -53,11 +66,9 @@ impl Sealer {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        text.push_str(&format!("{byte:02x}"));
-        text
-    })
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! Bounds on the past: ended tasks per slot, revisions per stack, names of removed stacks.
+//! Bounds on the past: ended tasks per slot, revisions per stack, names of removed stacks, content that nobody needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +7,7 @@ use carrack_api::{ServiceKey, StackName, TaskId, Timestamp};
 
 use super::draft::Draft;
 use super::services::revisions;
+use crate::contents;
 use crate::store::{Key, Op, StackPhase};
 
 /// Ended tasks kept per slot, with their logs on the node.
@@ -19,6 +20,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     ended_tasks(draft);
     old_revisions(draft);
     removed_stacks(draft);
+    contents(draft);
 }
 
 fn ended_tasks(draft: &mut Draft<'_>) {
@@ -73,5 +75,33 @@ fn removed_stacks(draft: &mut Draft<'_>) {
     for (_, name) in removed.iter().take(removed.len().saturating_sub(REMOVED_STACKS_KEPT)) {
         let reason = format!("{REMOVED_STACKS_KEPT} later removed stacks are remembered");
         draft.push("forget", name, reason, Op::Delete(Key::Stack(name.clone())));
+    }
+}
+
+/// Content of secrets and configs that neither a revision nor a one-off task nor a name leads to any more, and parts whose record
+/// went without them: a plan of many changes can end between its transactions.
+fn contents(draft: &mut Draft<'_>) {
+    if draft.state.contents.len() == 0 && draft.state.content_parts.len() == 0 {
+        return;
+    }
+    let needed = contents::needed(&draft.state);
+    let unneeded = draft.state.contents.values().filter(|record| !needed.contains(&record.digest));
+    let unneeded: Vec<_> = unneeded.cloned().collect();
+    for record in unneeded {
+        for op in contents::forget(&record) {
+            draft.push(
+                "forget",
+                format!("{} {}", record.kind, record.digest),
+                "nothing leads to it any more",
+                op,
+            );
+        }
+    }
+    let lost = |digest: &String| draft.state.contents.get(digest).is_none();
+    let parts = draft.state.content_parts.values().filter(|part| lost(&part.digest));
+    let parts: Vec<_> = parts.map(|part| (part.digest.clone(), part.number)).collect();
+    for (digest, number) in parts {
+        let subject = format!("part {number} of {digest}");
+        draft.push("forget", subject, "its content is gone", Op::Delete(Key::ContentPart(digest, number)));
     }
 }

@@ -14,14 +14,40 @@ const FIRST: u16 = 30_000;
 const COUNT: u16 = 2768;
 
 /// The ports of a service with numbers: those written, those chosen before, and free ones for the rest. `None` when the
-/// chosen range is used up.
+/// range that is chosen from is used up.
 pub(crate) fn choose(
     state: &Snapshot,
     key: &ServiceKey,
     wanted: &[PublishedPort],
 ) -> Option<Vec<PublishedPort>> {
+    choose_beside(state, key, wanted, &BTreeSet::new())
+}
+
+/// Services of a spec for which no number of a range that they name would be left.
+pub(crate) fn without_choice(state: &Snapshot, stack: &StackName, spec: &StackSpec) -> Vec<ServiceName> {
+    let written = spec.services.values().flat_map(|service| service.ports.iter().filter_map(|p| p.published));
+    let mut also: BTreeSet<u16> = written.collect();
+    let mut out = Vec::new();
+    let ranges = spec.services.iter().filter(|(_, service)| service.ports.iter().any(|p| p.range.is_some()));
+    for (name, service) in ranges {
+        let key = ServiceKey::new(stack.clone(), name.clone());
+        match choose_beside(state, &key, &service.ports, &also) {
+            Some(ports) => also.extend(ports.iter().filter_map(|p| p.published)),
+            None => out.push(name.clone()),
+        }
+    }
+    out
+}
+
+fn choose_beside(
+    state: &Snapshot,
+    key: &ServiceKey,
+    wanted: &[PublishedPort],
+    also: &BTreeSet<u16>,
+) -> Option<Vec<PublishedPort>> {
     let before = state.services.get(key).map(|s| s.ports.as_slice()).unwrap_or_default();
     let mut taken = taken(state, key);
+    taken.extend(also);
     taken.extend(wanted.iter().filter_map(|p| p.published));
     let mut ports = Vec::with_capacity(wanted.len());
     for port in wanted {
@@ -34,7 +60,10 @@ pub(crate) fn choose(
                 .filter(|number| !taken.contains(number));
             let number = match kept {
                 Some(number) => number,
-                None => free(&taken, key, port.target)?,
+                None => match port.range {
+                    Some((first, last)) => (first..=last).find(|number| !taken.contains(number))?,
+                    None => free(&taken, key, port.target)?,
+                },
             };
             taken.insert(number);
             port.published = Some(number);

@@ -366,12 +366,20 @@ fn option(spec: &mut ServiceSpec, part: &str) {
         }),
         "after" => {
             let (name, condition) = value.split_once(':').unwrap();
+            let (condition, restart) = match condition.strip_suffix("+restart") {
+                Some(condition) => (condition, true),
+                None => (condition, false),
+            };
+            let (condition, required) = match condition.strip_suffix("+optional") {
+                Some(condition) => (condition, false),
+                None => (condition, true),
+            };
             let condition = match condition {
                 "healthy" => DependencyCondition::Healthy,
                 "completed" => DependencyCondition::Completed,
                 _ => DependencyCondition::Started,
             };
-            spec.depends_on.insert(name.parse().unwrap(), Dependency { condition, required: true });
+            spec.depends_on.insert(name.parse().unwrap(), Dependency { condition, required, restart });
         }
         other => panic!("no option {other}"),
     }

@@ -4,7 +4,7 @@ use carrack_api::{Desired, PublishedPort, ServiceKey, ServiceSpec, StackName};
 
 use super::address::{Range, taken_vips};
 use super::draft::{Draft, has_address};
-use super::ports;
+use super::{gate, ports};
 use crate::store::{Key, Object, Op, ServiceRecord, StackPhase, StackRecord, TaskRecord};
 
 /// Brings all service records in step, retires what is not wanted and closes stacks that are empty.
@@ -42,20 +42,9 @@ fn keep(draft: &mut Draft<'_>, stack: &StackRecord, key: &ServiceKey, spec: &Ser
         ports: Vec::new(),
     });
     let mut reasons = Vec::new();
-    let template = draft.state.service_spec(key, record.template).map(|s| &s.task);
-    let fresh = stack.fresh.get(&key.service).copied().unwrap_or(0);
-    if template != Some(&spec.task) {
-        record.template = stack.revision;
-        reasons.push(format!("revision {} has another task spec", stack.revision));
-    } else if record.template < fresh {
-        record.template = stack.revision;
-        reasons.push("a restart was asked for".into());
-    }
-    if record.failed.take_if(|f| f.deploy != stack.deploy).is_some() {
-        reasons.push("a new deploy tries again".into());
-    }
-    if record.failed.take_if(|f| f.template != record.template).is_some() {
-        reasons.push("its new revision is a new try".into());
+    let follow = gate::follow(&draft.state, &record, spec);
+    if !matches!(follow, gate::Follow::Hold(_)) || gate::in_step(&draft.state, &record) {
+        renew(draft, stack, &mut record, spec, &follow, &mut reasons);
     }
     if stack.stopped.contains(&key.service) {
         rest(&mut record, spec, &mut reasons);
@@ -73,6 +62,38 @@ fn keep(draft: &mut Draft<'_>, stack: &StackRecord, key: &ServiceKey, spec: &Ser
     if before.as_ref() != Some(&record) {
         let reason = if before.is_none() { format!("new{}", join(&reasons)) } else { reasons.join(", ") };
         draft.service(reason, record);
+    }
+}
+
+/// Brings the template in step, and lets what failed before be tried again.
+fn renew(
+    draft: &Draft<'_>,
+    stack: &StackRecord,
+    record: &mut ServiceRecord,
+    spec: &ServiceSpec,
+    follow: &gate::Follow,
+    reasons: &mut Vec<String>,
+) {
+    let template = draft.state.service_spec(&record.key, record.template).map(|s| &s.task);
+    let fresh = stack.fresh.get(&record.key.service).copied().unwrap_or(0);
+    let reason = if template != Some(&spec.task) {
+        Some(format!("revision {} has another task spec", stack.revision))
+    } else if record.template < fresh {
+        Some("a restart was asked for".into())
+    } else if let gate::Follow::Replace(name) = follow {
+        Some(format!("it follows {name}, which was replaced"))
+    } else {
+        None
+    };
+    if let Some(reason) = reason {
+        record.template = stack.revision;
+        reasons.push(reason);
+    }
+    if record.failed.take_if(|f| f.deploy != stack.deploy).is_some() {
+        reasons.push("a new deploy tries again".into());
+    }
+    if record.failed.take_if(|f| f.template != record.template).is_some() {
+        reasons.push("its new revision is a new try".into());
     }
 }
 
@@ -122,9 +143,15 @@ fn keep_vip(
     }
 }
 
-/// Stops the tasks of a service that is not wanted; once all have ended, takes it away with its history.
+/// Stops the tasks of a service that is not wanted, after those of what needs it; once all have ended, takes it away with its
+/// history.
 fn retire(draft: &mut Draft<'_>, key: &ServiceKey) {
     let tasks = draft.tasks(key);
+    if tasks.iter().any(TaskRecord::is_wanted)
+        && gate::stops_after(&draft.state, draft.observations, key).is_some()
+    {
+        return;
+    }
     let mut live = false;
     for task in tasks.iter().filter(|t| t.is_live()) {
         live = true;

@@ -63,11 +63,14 @@ struct Slot {
 
 impl Turn {
     /// The service is stopped: its tasks go, and those that failed by themselves count as stopped, so that a start tries again.
-    /// What has completed stays completed.
+    /// What has completed stays completed. What needs it and is stopped, too, goes first.
     fn rest(&self, draft: &mut Draft<'_>) {
-        for mut task in draft.tasks(&self.key).into_iter().rev().filter(|t| t.desired == Desired::Run) {
+        let tasks = draft.tasks(&self.key);
+        let held = tasks.iter().any(TaskRecord::is_wanted)
+            && gate::stops_after(&draft.state, draft.observations, &self.key).is_some();
+        for mut task in tasks.into_iter().rev().filter(|t| t.desired == Desired::Run) {
             if task.is_live() {
-                if heard(draft, &task) {
+                if !held && heard(draft, &task) {
                     stop(draft, task, "its service is stopped");
                 }
             } else if task.final_state() != Some(TaskState::Completed) {

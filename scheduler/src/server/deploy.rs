@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use carrack_api::validate::validate;
 use carrack_api::{
-    ChangeKind, FieldProblem, NodeId, NodeRequest, Problem, PullPolicy, PutStack, Reservations,
+    ChangeKind, Contents, FieldProblem, NodeId, NodeRequest, Problem, PullPolicy, PutStack, Reservations,
     ResolvedImage, ServiceKey, StackChange, StackSpec, Timestamp, VolumeStatus,
 };
 use futures_util::{StreamExt, stream};
 
+use super::networks;
 use super::nodes::{any_node, ask};
 use super::problem::from_commit;
 use crate::change;
 use crate::clock;
+use crate::contents::{self, Brought, Refused};
 use crate::credentials::{self, Logins};
 use crate::image_name::registry;
 use crate::place::{Candidate, Request, place};
@@ -50,7 +52,7 @@ pub(super) async fn deploy(
     basis: Basis,
     dry_run: bool,
 ) -> Result<StackChange, Problem> {
-    let PutStack { mut spec, credentials } = body;
+    let PutStack { mut spec, credentials, contents } = body;
     let problems = validate(&spec);
     if !problems.is_empty() {
         return Err(invalid("the stack is not valid", problems));
@@ -58,21 +60,23 @@ pub(super) async fn deploy(
     check_basis(&inner.cluster.store.snapshot(), &spec, basis)?;
     check_ports(&inner.cluster.store.snapshot(), &spec)?;
     check_names(&inner.cluster.store.snapshot(), &spec)?;
+    networks::adopt(&inner.cluster.store.snapshot(), &mut spec)?;
     let node = any_node(inner).await?;
     check_room(inner, &spec)?;
     check_external_volumes(inner, &node, &spec).await?;
     let given = check_credentials(&spec, credentials)?;
+    // Before registries are asked, which takes longer.
+    settle_contents(inner, &inner.cluster.store.snapshot(), &mut spec, &contents)?;
     let resolved = resolve(inner, &node, &mut spec, &given).await?;
     for _ in 0..COMMIT_TRIES {
         let snapshot = inner.cluster.store.snapshot();
         check_basis(&snapshot, &spec, basis)?;
         check_ports(&snapshot, &spec)?;
         check_names(&snapshot, &spec)?;
-        let beside = inner
-            .cluster
-            .vault
-            .keep(&snapshot, &spec, &given, clock::now())
-            .map_err(|error| Problem::internal(error.to_string()))?;
+        networks::adopt(&snapshot, &mut spec)?;
+        let mut beside = settle_contents(inner, &snapshot, &mut spec, &contents)?;
+        let logins = inner.cluster.vault.keep(&snapshot, &spec, &given, clock::now());
+        beside.ops.extend(logins.map_err(|error| Problem::internal(error.to_string()))?);
         let step = Step::new(&snapshot, &spec, &resolved, beside);
         if dry_run || step.changes_nothing(&snapshot) {
             return Ok(step.change);
@@ -90,6 +94,24 @@ pub(super) async fn deploy(
         }
     }
     Err(from_commit(CommitError::Conflict(Key::Stack(spec.name))))
+}
+
+/// Writes into the spec what its secrets and configs stand for, and answers what keeps their content.
+fn settle_contents(
+    inner: &Inner,
+    snapshot: &Snapshot,
+    spec: &mut StackSpec,
+    given: &Contents,
+) -> Result<Brought, Problem> {
+    contents::settle(&inner.cluster.vault, snapshot, spec, given, clock::now()).map_err(|refused| {
+        match refused {
+            Refused::Fields(problems) => {
+                Problem { kind: "no-content".into(), ..invalid("a secret or config is missing", problems) }
+            }
+            Refused::Whole(problem) => problem,
+            Refused::Seal(error) => Problem::internal(error.to_string()),
+        }
+    })
 }
 
 /// The credentials that are for registries of the stack's images; others are dropped.
@@ -154,7 +176,7 @@ fn check_names(snapshot: &Snapshot, spec: &StackSpec) -> Result<(), Problem> {
 /// Ports that other stacks publish.
 fn check_ports(snapshot: &Snapshot, spec: &StackSpec) -> Result<(), Problem> {
     let taken = ports::conflicts(snapshot, &spec.name, spec);
-    let problems: Vec<FieldProblem> = taken
+    let mut problems: Vec<FieldProblem> = taken
         .iter()
         .map(|t| {
             let number = t.port.published.unwrap_or(t.port.target);
@@ -165,6 +187,13 @@ fn check_ports(snapshot: &Snapshot, spec: &StackSpec) -> Result<(), Problem> {
             }
         })
         .collect();
+    problems.extend(ports::without_choice(snapshot, &spec.name, spec).into_iter().map(|service| {
+        FieldProblem {
+            path: format!("services.{service}.ports"),
+            message: "every port of its range is published already".into(),
+            hint: Some("give it a wider range, or none to get a free port".into()),
+        }
+    }));
     if problems.is_empty() {
         return Ok(());
     }
@@ -359,7 +388,7 @@ struct Step {
     /// Something holds only until the next deploy: a scale by command, a rollout that was given up.
     releases: bool,
     /// Changes of what stands beside the stack: its credentials.
-    beside: Vec<Op>,
+    beside: Brought,
 }
 
 impl Step {
@@ -367,7 +396,7 @@ impl Step {
         snapshot: &Snapshot,
         spec: &StackSpec,
         resolved: &BTreeMap<String, Resolved>,
-        beside: Vec<Op>,
+        beside: Brought,
     ) -> Self {
         let before = snapshot.stacks.get(&spec.name);
         let active = before.filter(|s| s.phase == StackPhase::Active);
@@ -405,12 +434,20 @@ impl Step {
     /// Not even when registries were asked last, or with which credentials.
     fn changes_nothing(&self, snapshot: &Snapshot) -> bool {
         let before = snapshot.stacks.get(&self.stack.name);
-        self.is_empty() && self.beside.is_empty() && before.is_some_and(|b| b.resolved == self.stack.resolved)
+        self.is_empty()
+            && self.beside.ops.is_empty()
+            && before.is_some_and(|b| b.resolved == self.stack.resolved)
     }
 
     fn txn(&self, snapshot: &Snapshot, spec: &StackSpec) -> Txn {
         let key = Key::Stack(spec.name.clone());
-        let expect = vec![(key.clone(), snapshot.version(&key))];
+        let mut expect = vec![(key.clone(), snapshot.version(&key))];
+        expect.extend(self.beside.expect.iter().cloned());
+        // None of them is taken away meanwhile.
+        let shared = spec.networks.values().filter(|network| network.external);
+        expect.extend(
+            shared.map(|n| Key::Network(n.name.clone())).map(|key| (key.clone(), snapshot.version(&key))),
+        );
         let before = snapshot.stacks.get(&spec.name).filter(|_| self.is_empty());
         let stack = match before {
             Some(before) => {
@@ -419,7 +456,7 @@ impl Step {
             None => self.stack.clone(),
         };
         let mut ops = vec![Op::Put(Object::Stack(stack))];
-        ops.extend(self.beside.iter().cloned());
+        ops.extend(self.beside.ops.iter().cloned());
         if !self.same_spec {
             let record = RevisionRecord {
                 stack: spec.name.clone(),

@@ -6,6 +6,7 @@
 
 mod attach;
 mod body;
+mod contents;
 mod copy;
 mod deploy;
 mod dns;
@@ -14,6 +15,7 @@ mod images;
 mod info;
 mod lifecycle;
 mod logs;
+mod networks;
 mod nodes;
 mod problem;
 mod registries;
@@ -101,6 +103,13 @@ fn routes() -> OpenApiRouter<Arc<Inner>> {
         .routes(routes!(volumes::list))
         .routes(routes!(volumes::get, volumes::delete))
         .routes(routes!(volumes::prune))
+        .routes(routes!(contents::list_secrets))
+        .routes(routes!(contents::get_secret, contents::put_secret, contents::delete_secret))
+        .routes(routes!(contents::list_configs))
+        .routes(routes!(contents::get_config, contents::put_config, contents::delete_config))
+        .routes(routes!(networks::list, networks::create))
+        .routes(routes!(networks::get, networks::delete))
+        .routes(routes!(networks::prune))
         .routes(routes!(dns::lookup))
         .routes(routes!(watch::stack))
         .routes(routes!(watch::events))
@@ -243,6 +252,19 @@ mod tests {
             "get /v1/volumes/{name}",
             "delete /v1/volumes/{name}",
             "post /v1/volumes/prune",
+            "get /v1/secrets",
+            "get /v1/secrets/{name}",
+            "put /v1/secrets/{name}",
+            "delete /v1/secrets/{name}",
+            "get /v1/configs",
+            "get /v1/configs/{name}",
+            "put /v1/configs/{name}",
+            "delete /v1/configs/{name}",
+            "get /v1/networks",
+            "post /v1/networks",
+            "get /v1/networks/{name}",
+            "delete /v1/networks/{name}",
+            "post /v1/networks/prune",
             "get /v1/dns",
             "get /v1/watch",
             "get /v1/events",

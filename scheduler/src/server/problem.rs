@@ -16,6 +16,9 @@ use crate::store::CommitError;
 /// Time in which a JSON body must have come: a client that stalls holds one of a bounded number of connections.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Longest name of a field that an answer repeats, bytes.
+const SHOWN_NAME_MAX_BYTES: usize = 40;
+
 /// A problem on its way to a client.
 #[derive(Debug)]
 pub(super) struct ApiError(pub(super) Problem);
@@ -89,9 +92,33 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
             ))
         })?;
         serde_json::from_slice(&bytes).map(Self).map_err(|e| {
-            ApiError(Problem::new(400, "invalid-body", format!("the body is not what is expected: {e}")))
+            let why = without_value(&e.to_string());
+            ApiError(Problem::new(400, "invalid-body", format!("the body is not what is expected: {why}")))
         })
     }
+}
+
+/// What serde says against a body, without the value that it quotes: that may be a secret at the wrong place.
+fn without_value(why: &str) -> String {
+    for (begin, says) in [("invalid type: ", "invalid type"), ("invalid value: ", "invalid value")] {
+        let Some(at) = why.find(begin) else { continue };
+        // A value may hold these words, too: the last ones are serde's.
+        return match why[at..].rfind(", expected ") {
+            Some(expected) => format!("{}{says}{}", &why[..at], &why[at + expected..]),
+            None => format!("{}{says}", &why[..at]),
+        };
+    }
+    for quoting in ["unknown variant `", "unknown field `"] {
+        let Some(at) = why.find(quoting) else { continue };
+        let (known, rest) = why.split_at(at + quoting.len());
+        let end = rest.rfind("`, expected ").or_else(|| rest.rfind("`, there are no ")).unwrap_or(rest.len());
+        let (value, rest) = rest.split_at(end);
+        let of_names = |byte: u8| byte.is_ascii_alphabetic() || b"_-".contains(&byte);
+        let like_a_name = value.len() <= SHOWN_NAME_MAX_BYTES && value.bytes().all(of_names);
+        // A name that was misspelt helps; what is longer than any of ours, or has other characters, is none.
+        return if like_a_name { why.to_owned() } else { format!("{known}...{rest}") };
+    }
+    why.to_owned()
 }
 
 /// Reads a name of a path; one that breaks the grammar names nothing.
@@ -156,6 +183,34 @@ mod tests {
         };
         assert_eq!((problem.status, problem.kind.as_str()), (408, "slow-body"));
         assert!(problem.detail.contains("30 s"), "{problem:?}");
+    }
+
+    #[test]
+    fn what_is_said_against_a_body_holds_no_value_of_it() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Body {
+            #[serde(rename = "content")]
+            _content: carrack_api::Content,
+            #[serde(rename = "labels")]
+            _labels: std::collections::BTreeMap<String, String>,
+        }
+        for (body, told) in [
+            (r#""canary""#, "invalid type, expected struct Body at line 1"),
+            (r#"{"content": 4711, "labels": {}}"#, "invalid type, expected a string at line 1 column 16"),
+            (r#"{"content": "canary, expected ", "labels": {}}"#, "not base64"),
+            (r#"{"content": "", "labels": "canary, expected x"}"#, "invalid type, expected a map"),
+            (r#"{"content": "", "labels": ["canary"]}"#, "invalid type, expected a map"),
+            (r#"{"contents": ""}"#, "unknown field `contents`, expected `content` or `labels`"),
+            (&format!("{{\"{}canary\": 1}}", "x".repeat(40)), "unknown field `...`, expected `content`"),
+            (r#"{"canary-1": 1}"#, "unknown field `...`, expected `content`"),
+            ("canary", "expected value at line 1 column 1"),
+        ] {
+            let error = serde_json::from_str::<Body>(body).unwrap_err().to_string();
+            let shown = without_value(&error);
+            assert!(shown.contains(told), "{body}: {shown}");
+            assert!(!shown.contains("canary") && !shown.contains("4711"), "{body}: {shown}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The lock of a state directory: one scheduler at a time. The kernel drops it with the process, so none is ever stale.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Why the state directory could not be taken.
@@ -45,11 +46,13 @@ impl Drop for Lock {
 }
 
 impl Lock {
-    /// Takes the lock of `directory`, making the directory when there is none.
+    /// Takes the lock of `directory`, making the directory when there is none. Only root may look into it: specs hold passwords of
+    /// environments, whatever the directories above allow.
     pub(crate) fn take(directory: &Path) -> Result<Self, LockError> {
         let path = directory.join("lock");
         let io = |source| LockError::Io { path: path.clone(), source };
         std::fs::create_dir_all(directory).map_err(io)?;
+        std::fs::set_permissions(directory, Permissions::from_mode(0o700)).map_err(io)?;
         let mut file =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(io)?;
         match file.try_lock() {
@@ -65,5 +68,20 @@ impl Lock {
         file.set_len(0).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
         Ok(Self { file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_may_read_is_closed() {
+        let state = tempfile::tempdir().unwrap();
+        let directory = state.path().join("scheduler");
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+        let _lock = Lock::take(&directory).unwrap();
+        assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

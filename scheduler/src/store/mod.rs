@@ -23,7 +23,7 @@ pub(crate) use model::*;
 pub(crate) use tables::Snapshot;
 
 /// Version of the files that this binary writes and the newest it reads.
-pub(crate) const STORE_VERSION: u32 = 2;
+pub(crate) const STORE_VERSION: u32 = 3;
 /// Largest object as JSON, bytes.
 pub(crate) const OBJECT_MAX_BYTES: usize = 256 << 10;
 /// Most changes of one transaction.

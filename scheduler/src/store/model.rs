@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use carrack_api::{
-    ClusterId, Desired, Exit, NodeId, NodeInfo, PublishedPort, ServiceKey, ServiceName, ServiceSpec, SlotKey,
-    StackName, StackSpec, TaskId, TaskState, Timestamp, VolumeName,
+    ClusterId, ContentKind, ContentName, Desired, Exit, NetworkName, NodeId, NodeInfo, PublishedPort,
+    ServiceKey, ServiceName, ServiceSpec, SlotKey, StackName, StackSpec, TaskId, TaskState, Timestamp,
+    VolumeName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -215,6 +216,48 @@ pub(crate) struct LoginRecord {
     pub(crate) at: Timestamp,
 }
 
+/// Content of a secret or config, by what it is (see [`crate::contents`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ContentRecord {
+    pub(crate) digest: String,
+    pub(crate) kind: ContentKind,
+    /// Of the whole content, bytes.
+    pub(crate) size: u64,
+    pub(crate) at: Timestamp,
+    /// Its beginning; sealed when it is a secret, else base64.
+    pub(crate) first: String,
+    /// How many further parts it has.
+    pub(crate) parts: u32,
+}
+
+/// A further part of a content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ContentPartRecord {
+    pub(crate) digest: String,
+    /// From 1.
+    pub(crate) number: u32,
+    pub(crate) data: String,
+}
+
+/// A secret or config that was made by command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ContentNameRecord {
+    pub(crate) kind: ContentKind,
+    pub(crate) name: ContentName,
+    pub(crate) digest: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) at: Timestamp,
+}
+
+/// A network that was made by command; those of stacks stand in their specs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkRecord {
+    pub(crate) name: NetworkName,
+    pub(crate) internal: bool,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) at: Timestamp,
+}
+
 /// The name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -227,8 +270,14 @@ pub(crate) enum Key {
     Task(TaskId),
     Volume(VolumeName),
     Run(ServiceKey),
+    Network(NetworkName),
     /// Of a stack for a registry.
     Login(StackName, String),
+    /// By digest.
+    Content(String),
+    /// By digest and number.
+    ContentPart(String, u32),
+    ContentName(ContentKind, ContentName),
 }
 
 impl std::fmt::Display for Key {
@@ -242,7 +291,11 @@ impl std::fmt::Display for Key {
             Self::Task(id) => write!(f, "task {id}"),
             Self::Volume(name) => write!(f, "volume {name}"),
             Self::Run(key) => write!(f, "one-off task {key}"),
+            Self::Network(name) => write!(f, "network {name}"),
             Self::Login(stack, registry) => write!(f, "credentials of stack {stack} for {registry}"),
+            Self::Content(digest) => write!(f, "content {digest}"),
+            Self::ContentPart(digest, number) => write!(f, "part {number} of content {digest}"),
+            Self::ContentName(kind, name) => write!(f, "{kind} {name}"),
         }
     }
 }
@@ -260,7 +313,11 @@ pub(crate) enum Object {
     Task(TaskRecord),
     Volume(VolumeRecord),
     Run(RunRecord),
+    Network(NetworkRecord),
     Login(LoginRecord),
+    Content(ContentRecord),
+    ContentPart(ContentPartRecord),
+    ContentName(ContentNameRecord),
 }
 
 impl Object {
@@ -275,7 +332,11 @@ impl Object {
             Self::Task(r) => Key::Task(r.id),
             Self::Volume(r) => Key::Volume(r.name.clone()),
             Self::Run(r) => Key::Run(r.key.clone()),
+            Self::Network(r) => Key::Network(r.name.clone()),
             Self::Login(r) => Key::Login(r.stack.clone(), r.registry.clone()),
+            Self::Content(r) => Key::Content(r.digest.clone()),
+            Self::ContentPart(r) => Key::ContentPart(r.digest.clone(), r.number),
+            Self::ContentName(r) => Key::ContentName(r.kind, r.name.clone()),
         }
     }
 }

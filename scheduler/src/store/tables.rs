@@ -5,11 +5,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use carrack_api::{NodeId, ServiceKey, ServiceSpec, StackName, StackSpec, TaskId, VolumeName};
+use carrack_api::{
+    ContentKind, ContentName, NetworkName, NodeId, ServiceKey, ServiceSpec, StackName, StackSpec, TaskId,
+    VolumeName,
+};
 
 use super::model::{
-    ClusterRecord, Key, LoginRecord, NodeRecord, Object, Op, RevisionRecord, RunRecord, ServiceRecord,
-    StackPhase, StackRecord, TaskRecord, VolumeRecord,
+    ClusterRecord, ContentNameRecord, ContentPartRecord, ContentRecord, Key, LoginRecord, NetworkRecord,
+    NodeRecord, Object, Op, RevisionRecord, RunRecord, ServiceRecord, StackPhase, StackRecord, TaskRecord,
+    VolumeRecord,
 };
 
 /// An object and the index of the transaction that wrote it.
@@ -90,7 +94,11 @@ pub(crate) struct Snapshot {
     pub(crate) tasks: Table<TaskId, TaskRecord>,
     pub(crate) volumes: Table<VolumeName, VolumeRecord>,
     pub(crate) runs: Table<ServiceKey, RunRecord>,
+    pub(crate) networks: Table<NetworkName, NetworkRecord>,
     pub(crate) logins: Table<(StackName, String), LoginRecord>,
+    pub(crate) contents: Table<String, ContentRecord>,
+    pub(crate) content_parts: Table<(String, u32), ContentPartRecord>,
+    pub(crate) content_names: Table<(ContentKind, ContentName), ContentNameRecord>,
 }
 
 impl Snapshot {
@@ -160,7 +168,11 @@ impl Snapshot {
             Key::Task(id) => self.tasks.version(id),
             Key::Volume(name) => self.volumes.version(name),
             Key::Run(key) => self.runs.version(key),
+            Key::Network(name) => self.networks.version(name),
             Key::Login(stack, registry) => self.logins.version(&(stack.clone(), registry.clone())),
+            Key::Content(digest) => self.contents.version(digest),
+            Key::ContentPart(digest, number) => self.content_parts.version(&(digest.clone(), *number)),
+            Key::ContentName(kind, name) => self.content_names.version(&(*kind, name.clone())),
         }
     }
 
@@ -177,7 +189,11 @@ impl Snapshot {
                 Key::Task(id) => self.tasks.delete(&id),
                 Key::Volume(name) => self.volumes.delete(&name),
                 Key::Run(key) => self.runs.delete(&key),
+                Key::Network(name) => self.networks.delete(&name),
                 Key::Login(stack, registry) => self.logins.delete(&(stack, registry)),
+                Key::Content(digest) => self.contents.delete(&digest),
+                Key::ContentPart(digest, number) => self.content_parts.delete(&(digest, number)),
+                Key::ContentName(kind, name) => self.content_names.delete(&(kind, name)),
             },
         }
     }
@@ -192,7 +208,11 @@ impl Snapshot {
             Object::Task(r) => self.tasks.put(r.id, r, version),
             Object::Volume(r) => self.volumes.put(r.name.clone(), r, version),
             Object::Run(r) => self.runs.put(r.key.clone(), r, version),
+            Object::Network(r) => self.networks.put(r.name.clone(), r, version),
             Object::Login(r) => self.logins.put((r.stack.clone(), r.registry.clone()), r, version),
+            Object::Content(r) => self.contents.put(r.digest.clone(), r, version),
+            Object::ContentPart(r) => self.content_parts.put((r.digest.clone(), r.number), r, version),
+            Object::ContentName(r) => self.content_names.put((r.kind, r.name.clone()), r, version),
         }
     }
 
@@ -210,7 +230,11 @@ impl Snapshot {
         all(&self.tasks, Object::Task, &mut out);
         all(&self.volumes, Object::Volume, &mut out);
         all(&self.runs, Object::Run, &mut out);
+        all(&self.networks, Object::Network, &mut out);
         all(&self.logins, Object::Login, &mut out);
+        all(&self.contents, Object::Content, &mut out);
+        all(&self.content_parts, Object::ContentPart, &mut out);
+        all(&self.content_names, Object::ContentName, &mut out);
         out
     }
 }

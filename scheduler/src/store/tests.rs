@@ -124,19 +124,27 @@ fn damage_in_the_middle_is_told_and_nothing_is_dropped() {
 #[test]
 fn files_of_a_newer_version_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let newer = frame::encode(br#"{"format":"carrack-store","version":3,"index":0,"more":true}"#);
-    std::fs::write(dir.path().join("log"), newer).unwrap();
+    let newer = STORE_VERSION + 1;
+    let header = format!(r#"{{"format":"carrack-store","version":{newer},"index":0,"more":true}}"#);
+    std::fs::write(dir.path().join("log"), frame::encode(header.as_bytes())).unwrap();
     let error = Store::open(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("newer carrack (store version 3; this one reads up to 2)"), "{error}");
+    let told = format!("newer carrack (store version {newer}; this one reads up to {STORE_VERSION})");
+    assert!(error.contains(&told), "{error}");
 }
 
-/// The files in `directory` as the version before wrote them: the bodies are the same, the header says 1.
+/// The files in `directory` as the version before wrote them: the bodies are the same, the header says which it was.
 fn age(directory: &Path, name: &str) {
     let path = directory.join(name);
     let bytes = std::fs::read(&path).unwrap();
     let frame::Next::Frame(header, end) = frame::next(&bytes, 0) else { panic!("no header in {name}") };
-    let old = String::from_utf8(header.to_vec()).unwrap().replace("\"version\":2", "\"version\":1");
+    let old = String::from_utf8(header.to_vec())
+        .unwrap()
+        .replace(&header_version(STORE_VERSION), &header_version(STORE_VERSION - 1));
     std::fs::write(path, [frame::encode(old.as_bytes()), bytes[end..].to_vec()].concat()).unwrap();
+}
+
+fn header_version(version: u32) -> String {
+    format!("\"version\":{version},")
 }
 
 /// What the header of a file says.
@@ -164,7 +172,10 @@ fn files_of_the_version_before_are_read_and_then_say_that_they_are_new() {
         close(opened);
         for name in ["snapshot", "log"] {
             let header = version_of(dir.path(), name);
-            assert!(header.contains("\"version\":2"), "an older binary must refuse the {name}: {header}");
+            assert!(
+                header.contains(&header_version(STORE_VERSION)),
+                "an older binary must refuse the {name}: {header}"
+            );
         }
         let opened = open(dir.path());
         assert_eq!(revision(&opened.0, "a"), Some(2));

@@ -18,7 +18,11 @@ fn login(password: &str) -> RegistryCredentials {
 impl Fixture {
     async fn put_as(&self, spec: &StackSpec, password: Option<&str>) -> Result<StackChange, Problem> {
         let logins = password.map(|password| (HOST.to_owned(), login(password)));
-        let body = PutStack { spec: spec.clone(), credentials: logins.into_iter().collect() };
+        let body = PutStack {
+            spec: spec.clone(),
+            credentials: logins.into_iter().collect(),
+            contents: Default::default(),
+        };
         let path = format!("/v1/stacks/{}", spec.name);
         let put = self.client.json(::http::Method::PUT, &path, Some(&body), &[]).await;
         put.map_err(|error| Self::problem(Err::<(), _>(error)))
