@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::commands::DetachKeys;
 use crate::commands::parse_publish;
+use crate::commands::{ConfigCommand, SecretCommand};
 use crate::time::{Moment, parse_duration, parse_moment};
 
 /// Runs Compose applications on a fleet of Linux hosts, without a Docker daemon.
@@ -61,6 +62,8 @@ pub(crate) enum OutputFormat {
     Text,
     /// For programs.
     Json,
+    /// A Compose file; only `config` has one to print.
+    Yaml,
 }
 
 /// The verbs.
@@ -70,6 +73,12 @@ pub(crate) enum Command {
     Daemon(DaemonArgs),
     /// Deploy a Compose file and wait until it is healthy
     Deploy(DeployArgs),
+    /// Build images of a Compose file with docker, podman or buildah
+    Build(BuildArgs),
+    /// Show a Compose project as it is understood; needs no daemon
+    Config(ConfigArgs),
+    /// Tell what many hosts change or break in a Compose file
+    Check(CheckArgs),
     /// Deploy and follow the logs until Ctrl-C, as in Compose
     Up(UpArgs),
     /// Remove the stack of a Compose file; volumes stay unless -v
@@ -122,6 +131,10 @@ pub(crate) enum Command {
     Image(ImageArgs),
     /// List, inspect and remove volumes
     Volume(VolumeArgs),
+    /// Make, list, inspect and remove networks that stacks share
+    Network(NetworkArgs),
+    /// Make, list, inspect and remove secrets that stacks share
+    Secret(SecretArgs),
     /// Check what this host offers and lacks; needs no daemon
     Doctor(DoctorArgs),
     /// Stop everything, take Carrack off this host; volumes stay
@@ -217,6 +230,17 @@ pub(crate) struct ProjectArgs {
     pub profiles: Vec<String>,
 }
 
+/// How strictly a Compose file is taken.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Strictness {
+    /// Refuse what would be done in another way than Docker Compose does it
+    #[arg(long, conflicts_with = "lenient")]
+    pub strict: bool,
+    /// Leave out refused keys without which the application runs as well
+    #[arg(long)]
+    pub lenient: bool,
+}
+
 /// How long a command stays.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WaitArgs {
@@ -231,8 +255,70 @@ pub(crate) struct WaitArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  carrack check                     the Compose file that is here
+  carrack check -f compose.yaml -f prod.yaml --profile jobs
+  carrack check -o json | jq -r '.findings[] | select(.verdict == \"breaks\").key'
+
+invalid: the file is wrong. refused: Carrack cannot do it, on one host or many. breaks: works on one host, not on another or not
+with replicas. changes: works on many hosts, otherwise than on one. mapped: done in another way than Docker Compose does it. Exit
+code 1 when something is invalid, refused or breaks, else 0.")]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    #[command(flatten)]
+    pub strictness: Strictness,
+}
+
+/// Building before a deploy.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct BuildFirst {
+    /// Build the images of services with `build:` first; without, only those that nobody has
+    #[arg(long)]
+    pub build: bool,
+    /// Build nothing, also when an image is missing
+    #[arg(long, conflicts_with = "build")]
+    pub no_build: bool,
+    /// What builds: docker, buildx, podman, buildah, or a path to one [env: CARRACK_BUILDER]
+    #[arg(long, env = "CARRACK_BUILDER", hide_env = true, value_name = "TOOL")]
+    pub builder: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack build                       every service of the Compose file that has `build:`
+  carrack build web --no-cache
+  carrack build --builder podman --build-arg VERSION=1.4
+
+A program of this machine builds: the first of docker, podman and buildah that works, or the one that --builder or CARRACK_BUILDER
+names. The image goes to the daemon under the name in `image:`, else STACK-SERVICE, and the next deploy uses it. Nothing is
+deployed: `carrack deploy --build` does both. What the builder says is on standard error.")]
+pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    /// What builds: docker, buildx, podman, buildah, or a path to one [env: CARRACK_BUILDER]
+    #[arg(long, env = "CARRACK_BUILDER", hide_env = true, value_name = "TOOL")]
+    pub builder: Option<String>,
+    /// Use nothing that was built before
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Ask registries for newer base images
+    #[arg(long)]
+    pub pull: bool,
+    /// A build argument for all services; can be given several times
+    #[arg(long = "build-arg", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub args: Vec<(String, String)>,
+    /// Services; none means all that have `build:`
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
   carrack deploy                          the Compose file that is here
   carrack deploy -f compose.yaml -f prod.yaml -p shop
+  carrack deploy --build                  build the images of services with `build:` first
   carrack deploy --dry-run                what would change; exit code 2 when something would
 
 Only services whose definition or image changed are touched, one task at a time. Services gone from the file are removed;
@@ -242,12 +328,82 @@ pub(crate) struct DeployArgs {
     pub project: ProjectArgs,
     #[command(flatten)]
     pub wait: WaitArgs,
+    #[command(flatten)]
+    pub strictness: Strictness,
+    #[command(flatten)]
+    pub build: BuildFirst,
     /// Show what would change and change nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "build")]
     pub dry_run: bool,
     /// Show also the defaults that the file leaves open
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  carrack config                       the Compose file that is here, with all it leaves open, as YAML
+  carrack config -f base.yaml -f prod.yaml --profile '*' -o json
+  carrack config -q                    only what is wrong with it; exit code 1 when something is
+  carrack config --images | sort       one a line
+  carrack config web                   only web, what it depends on, and what these use
+  carrack config --variables           what can be set for this project, and what stands for it when it is not
+
+The model is that of `docker compose config`: short forms are long, files are merged, variables filled in, paths absolute.
+`-o yaml`, the default, can be loaded again; a `$` is written `$$` in it. `--profile '*'` means all profiles.
+`create`, `ls`, `inspect` and `rm` are about configs that the daemon keeps, as `carrack secret` is about secrets.")]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+pub(crate) struct ConfigArgs {
+    /// Manage configs that stacks share
+    #[command(subcommand)]
+    pub command: Option<ConfigCommand>,
+    /// Only these services, with what they depend on [default: all that the profiles ask for]
+    #[arg(value_name = "SERVICE")]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    /// Leave variables as they are written; what they would mean is not checked
+    #[arg(long)]
+    pub no_interpolate: bool,
+    /// Print nothing but what is wrong
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub only: ConfigOnly,
+}
+
+/// A part of the model.
+#[derive(Debug, Clone, Default, Args)]
+#[group(multiple = false)]
+pub(crate) struct ConfigOnly {
+    /// Print only the names of the services, one a line
+    #[arg(long)]
+    pub services: bool,
+    /// Print only the images of the services
+    #[arg(long)]
+    pub images: bool,
+    /// Print only the names of the volumes
+    #[arg(long)]
+    pub volumes: bool,
+    /// Print only the names of the networks
+    #[arg(long)]
+    pub networks: bool,
+    /// Print only the names of the models
+    #[arg(long)]
+    pub models: bool,
+    /// Print only the profiles that the services name
+    #[arg(long = "profiles")]
+    pub profile_names: bool,
+    /// Print the variables that the files name, what stands for them, and which must be set
+    #[arg(long)]
+    pub variables: bool,
+    /// Print the variables that values are filled in from: the environment and .env
+    #[arg(long)]
+    pub environment: bool,
+    /// Print a digest of what each service is, one a line, or of SERVICE alone; `*` is all
+    #[arg(long, value_name = "SERVICE")]
+    pub hash: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -260,6 +416,10 @@ Volumes outlive Ctrl-C.")]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub project: ProjectArgs,
+    #[command(flatten)]
+    pub strictness: Strictness,
+    #[command(flatten)]
+    pub build: BuildFirst,
     /// Leave it running in the background once it is healthy
     #[arg(short, long)]
     pub detach: bool,
@@ -922,6 +1082,82 @@ Examples:
 }
 
 #[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
+pub(crate) struct SecretArgs {
+    #[command(subcommand)]
+    pub command: SecretCommand,
+}
+
+#[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
+pub(crate) struct NetworkArgs {
+    #[command(subcommand)]
+    pub command: NetworkCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Make a network that belongs to no stack
+    #[command(after_help = "\
+Examples:
+  carrack network create edge
+  carrack network create --internal --label team=data backend
+
+A Compose file uses it with `networks: {edge: {external: true}}`. Services on it reach each other by name, whatever their stack;
+others do not reach them. A task that is only on internal networks has no way out of the cluster.")]
+    Create {
+        /// Its tasks reach nothing outside of the cluster
+        #[arg(long)]
+        internal: bool,
+        /// A label; can be given several times
+        #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+        /// Names of networks
+        #[arg(value_name = "NETWORK", required = true)]
+        names: Vec<String>,
+    },
+    /// List networks, those of stacks too, with the services on them
+    #[command(after_help = "\
+Examples:
+  carrack network ls
+  carrack network ls -o json | jq -r '.[] | select(.stack == null).name'")]
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show everything about networks, as JSON
+    #[command(after_help = "\
+Examples:
+  carrack network inspect edge
+  carrack network inspect edge | jq -r '.[].services[]'")]
+    Inspect {
+        /// Names of networks
+        #[arg(value_name = "NETWORK", required = true)]
+        names: Vec<String>,
+    },
+    /// Remove networks that no service is on
+    #[command(after_help = "\
+Examples:
+  carrack network rm edge
+
+The networks of a stack go with the stack.")]
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names of networks
+        #[arg(value_name = "NETWORK", required = true)]
+        names: Vec<String>,
+    },
+    /// Remove all networks made by command that no service is on
+    #[command(after_help = "\
+Examples:
+  carrack network prune
+  carrack network prune -f   without a question")]
+    Prune {
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sudo carrack doctor
@@ -1024,7 +1260,7 @@ fn parse_scale(text: &str) -> Result<(String, u32), String> {
     Ok((service.into(), replicas))
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
         _ => Err(format!("{text:?} is not of the form KEY=VALUE")),

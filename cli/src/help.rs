@@ -11,10 +11,10 @@ use crate::args::Cli;
 
 /// Verbs as people look for them. Each visible verb is in exactly one group.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Deploy", &["deploy", "up", "down", "rm", "set", "scale"]),
+    ("Deploy", &["deploy", "build", "config", "check", "up", "down", "rm", "set", "scale"]),
     ("Look", &["ls", "ps", "logs", "stats", "events", "inspect", "port", "dns"]),
     ("Act", &["exec", "run", "attach", "cp", "stop", "start", "restart", "kill", "wait"]),
-    ("Images & volumes", &["image", "volume", "login", "logout"]),
+    ("Images, volumes, networks", &["image", "volume", "network", "secret", "login", "logout"]),
     ("Host", &["daemon", "doctor", "defaults", "version", "uninstall", "completions", "man"]),
 ];
 /// Verbs stand in a column this wide.
@@ -46,7 +46,7 @@ impl Detail {
 
 /// The whole command line.
 pub(crate) fn command(detail: Detail) -> clap::Command {
-    let root = Cli::command();
+    let root = config_prints_yaml(Cli::command());
     let overview = overview(&root);
     // `{all-args}` would list the verbs a second time.
     let template =
@@ -56,6 +56,17 @@ pub(crate) fn command(detail: Detail) -> clap::Command {
         Detail::Long => root,
         Detail::Short => shortened(root),
     }
+}
+
+/// Of all verbs only `config` itself has a further format; a verb keeps an option of its own where all have one of that name.
+fn config_prints_yaml(root: clap::Command) -> clap::Command {
+    let Some(output) = root.get_arguments().find(|arg| arg.get_id() == "output").cloned() else {
+        return root;
+    };
+    root.mut_subcommand("config", |config| {
+        let own = output.clone().help("Print data as `text`, `json` or `yaml`");
+        config.mut_subcommands(|verb| verb.arg(output.clone())).arg(own)
+    })
 }
 
 /// The verbs by groups.

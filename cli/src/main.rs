@@ -4,6 +4,7 @@
 //! the data plane of a node: [`carrack_node::dispatch`] comes before everything else.
 
 mod args;
+mod builder;
 mod commands;
 mod context;
 mod credentials;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, OutputFormat};
 use crate::context::Context;
 use crate::error::{CliError, Code, Outcome};
 use crate::help::Detail;
@@ -51,6 +52,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Outcome {
+    if cli.global.output == OutputFormat::Yaml && !matches!(cli.command, Command::Config(_)) {
+        return Err(CliError::usage("only `carrack config` prints YAML").hint("use -o json"));
+    }
     match cli.command {
         Command::Daemon(args) => daemon::main(&args, &cli.global),
         Command::Uninstall(args) => commands::uninstall::main(&args, &cli.global),

@@ -4,19 +4,46 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use carrack_api::{FieldProblem, StackName, validate};
-use carrack_compose::{Diagnostics, DiskFiles, FILE_MAX_BYTES, LoadOptions, Loaded};
+use carrack_api::{Contents, FieldProblem, StackName, validate};
+use carrack_compose::{Config, Diagnostics, DiskFiles, FILE_MAX_BYTES, Graduation, LoadOptions, Loaded};
 
-use crate::args::ProjectArgs;
+use crate::args::{ProjectArgs, Strictness};
 use crate::error::{CliError, field_problem};
 
 /// Loads and checks the project.
 pub(crate) fn load(args: &ProjectArgs) -> Result<Loaded, CliError> {
-    let options = options(args)?;
+    load_as(args, &Strictness::default())
+}
+
+/// Loads and checks the project, taken as strictly as is asked for.
+pub(crate) fn load_as(args: &ProjectArgs, strictness: &Strictness) -> Result<Loaded, CliError> {
+    let Strictness { strict, lenient } = *strictness;
+    let options = LoadOptions { strict, lenient, ..options(args)? };
     let files = source(&options)?;
-    let loaded = carrack_compose::load(&options, &files).map_err(|problems| refused(&problems))?;
+    let loaded = carrack_compose::load(&options, &files)
+        .map_err(|problems| refused(&problems, "cannot be deployed"))?;
     let problems = validate::validate(&loaded.stack);
     if problems.is_empty() { Ok(loaded) } else { Err(invalid(&loaded, &problems)) }
+}
+
+/// What many hosts would change or break for the project.
+pub(crate) fn graduate(args: &ProjectArgs, strictness: &Strictness) -> Result<Graduation, CliError> {
+    let Strictness { strict, lenient } = *strictness;
+    let options = LoadOptions { strict, lenient, ..options(args)? };
+    let files = source(&options)?;
+    Ok(carrack_compose::graduate(&options, &files))
+}
+
+/// The content of the project's own secrets and configs.
+pub(crate) fn contents(loaded: &Loaded) -> Result<Contents, CliError> {
+    loaded.contents(&DiskFiles::default()).map_err(|problems| refused(&problems, "cannot be deployed"))
+}
+
+/// The canonical model of the project, or of some of its services; `keep` leaves variables as they are written.
+pub(crate) fn config(args: &ProjectArgs, services: &[String], keep: bool) -> Result<Config, CliError> {
+    let options = LoadOptions { services: services.to_vec(), keep_variables: keep, ..options(args)? };
+    let files = source(&options)?;
+    carrack_compose::config(&options, &files).map_err(|problems| refused(&problems, "is not right"))
 }
 
 /// The stack's name alone; also of a file that cannot be used otherwise when the name is given.
@@ -51,6 +78,7 @@ fn options(args: &ProjectArgs) -> Result<LoadOptions, CliError> {
         env,
         env_files: args.env_files.clone(),
         profiles: args.profiles.clone(),
+        ..LoadOptions::default()
     })
 }
 
@@ -69,18 +97,18 @@ fn source(options: &LoadOptions) -> Result<DiskFiles, CliError> {
     Ok(DiskFiles::with_stdin(content))
 }
 
-fn refused(problems: &Diagnostics) -> CliError {
+fn refused(problems: &Diagnostics, verdict: &str) -> CliError {
     let files: Vec<&str> = problems.0.iter().map(|problem| problem.file.as_str()).collect();
-    let mut error = CliError::new(headline(&files, problems.0.len()));
+    let mut error = CliError::new(headline(&files, problems.0.len(), verdict));
     for problem in &problems.0 {
-        error = error.detail(problem.to_string());
+        error = error.detail(problem.explain());
     }
     error
 }
 
 fn invalid(loaded: &Loaded, problems: &[FieldProblem]) -> CliError {
     let file = loaded.files.first().map(|file| display(file)).unwrap_or_default();
-    let mut error = CliError::new(headline(&[&file], problems.len()));
+    let mut error = CliError::new(headline(&[&file], problems.len(), "cannot be deployed"));
     for problem in problems {
         let place = loaded.position_of(&problem.path).map(|at| format!("{at}: ")).unwrap_or_default();
         error = error.detail(format!("{place}{}", field_problem(problem)));
@@ -88,14 +116,14 @@ fn invalid(loaded: &Loaded, problems: &[FieldProblem]) -> CliError {
     error
 }
 
-fn headline(files: &[&str], count: usize) -> String {
+fn headline(files: &[&str], count: usize, verdict: &str) -> String {
     let file = match files {
         [first, rest @ ..] if !first.is_empty() && rest.iter().all(|file| file == first) => first,
         _ => "the Compose project",
     };
     match count {
-        1 => format!("{file} cannot be deployed"),
-        _ => format!("{file} cannot be deployed, for {count} reasons"),
+        1 => format!("{file} {verdict}"),
+        _ => format!("{file} {verdict}, for {count} reasons"),
     }
 }
 
@@ -110,10 +138,10 @@ mod tests {
 
     #[test]
     fn the_headline_names_the_file_that_all_problems_are_in() {
-        assert_eq!(headline(&["a.yaml"], 1), "a.yaml cannot be deployed");
-        assert_eq!(headline(&["a.yaml", "a.yaml"], 2), "a.yaml cannot be deployed, for 2 reasons");
+        assert_eq!(headline(&["a.yaml"], 1, "cannot be deployed"), "a.yaml cannot be deployed");
+        assert_eq!(headline(&["a.yaml", "a.yaml"], 2, "is not right"), "a.yaml is not right, for 2 reasons");
         assert_eq!(
-            headline(&["a.yaml", "b.yaml"], 2),
+            headline(&["a.yaml", "b.yaml"], 2, "cannot be deployed"),
             "the Compose project cannot be deployed, for 2 reasons"
         );
     }

@@ -229,11 +229,7 @@ mod tests {
             "with Docker Swarm's `service ls` you mean `carrack ls`"
         );
         assert_eq!(told(&["container", "logs"]), "with `container logs` you mean `carrack logs`");
-        assert!(
-            told(&["secret", "create"])
-                .starts_with("Docker Swarm's `secret create` is not there: secrets are")
-        );
-        assert!(told(&["image", "build"]).contains("is not there: images are built by other tools"));
+        assert!(told(&["builder"]).contains("is not there: `carrack build` runs docker, podman or buildah"));
         assert_eq!(answered(&["nonsense"]), None);
         assert_eq!(answered(&["nonsense", "ls"]), None);
         assert_eq!(answered(&[]), None);

@@ -1,6 +1,7 @@
 //! The verbs against a server with canned answers: what is asked, what is printed, and the exit code.
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failure in them is a failure of the test")]
 
+mod content;
 mod login;
 #[expect(unreachable_pub, reason = "a helper of tests; a failure in it is a failure of the test")]
 mod support;
@@ -30,6 +31,7 @@ fn service(name: &str, rollout: Rollout) -> ServiceStatus {
         ports: vec![PublishedPort {
             target: 80,
             published: Some(8080),
+            range: None,
             host_ip: None,
             protocol: Default::default(),
             mode: Default::default(),
@@ -236,6 +238,22 @@ fn a_problem_of_the_server_with_a_field_is_shown_at_its_place_in_the_file() {
         server.run(&["deploy"]).err,
         "error: it cannot be deployed\n  compose.yaml:4:5: services.web.image: no such image\n    hint: load it\n  \
          compose.yaml:3:3: services.web: too large\n"
+    );
+}
+
+#[test]
+fn an_image_that_nobody_built_is_told_once_at_the_key_that_is_in_the_file() {
+    let server = Server::start();
+    server.write("compose.yaml", "name: hello\nservices:\n  web:\n    build: .\n");
+    let never = "hello-web: image hello-web is not on this node, and its pull policy is never";
+    let field = FieldProblem { path: "services.web.image".into(), message: never.into(), hint: None };
+    let refused =
+        Problem::new(422, "image-not-found", format!("service web: {never}")).hint("check the name");
+    server.on("PUT /v1/stacks/hello", problem(&Problem { problems: vec![field], ..refused }));
+    assert_eq!(
+        server.run(&["deploy", "--no-build"]).err,
+        "error: nobody has built hello-web yet\n  at compose.yaml:4:5, services.web.build\nhint: `carrack deploy --build` \
+         builds it here; what was built elsewhere is brought by `carrack image load`\n"
     );
 }
 

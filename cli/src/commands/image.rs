@@ -189,11 +189,7 @@ async fn load(file: &Path, context: &Context) -> Result<(), CliError> {
         }
         (stream_body(archive), Some(metadata.len()))
     };
-    let mut headers = vec![("content-type", "application/x-tar")];
-    let length = size.map(|size| size.to_string());
-    headers.extend(length.as_deref().map(|length| ("carrack-archive-bytes", length)));
-    let frames = context.client.frames(Method::POST, "/v1/images/load", body, &headers).await?;
-    let loaded: LoadedImages = answer(frames, context, &format!("loading {name}"), size).await?;
+    let loaded = send(body, size, &name, context).await?;
     if context.json() {
         return context.put_json(&loaded);
     }
@@ -204,6 +200,20 @@ async fn load(file: &Path, context: &Context) -> Result<(), CliError> {
         say(&format!("{name} holds no image with a name"));
     }
     Ok(())
+}
+
+/// Sends an archive to the daemon; the images that it brought.
+pub(super) async fn send(
+    body: Body,
+    size: Option<u64>,
+    name: &str,
+    context: &Context,
+) -> Result<LoadedImages, CliError> {
+    let mut headers = vec![("content-type", "application/x-tar")];
+    let length = size.map(|size| size.to_string());
+    headers.extend(length.as_deref().map(|length| ("carrack-archive-bytes", length)));
+    let frames = context.client.frames(Method::POST, "/v1/images/load", body, &headers).await?;
+    answer(frames, context, &format!("loading {name}"), size).await
 }
 
 async fn pull(reference: &str, context: &Context) -> Result<(), CliError> {
@@ -291,7 +301,7 @@ fn table(images: &[HeldImage], now: Timestamp) -> Table {
 /// As many characters of a digest as people compare.
 const DIGEST_CHARS: usize = 12;
 
-fn short_digest(digest: &str) -> String {
+pub(super) fn short_digest(digest: &str) -> String {
     digest.strip_prefix("sha256:").unwrap_or(digest).chars().take(DIGEST_CHARS).collect()
 }
 

@@ -122,6 +122,7 @@ mod tests {
         let port = PublishedPort {
             target: 80,
             published: Some(8080),
+            range: None,
             host_ip: None,
             protocol: Default::default(),
             mode: Default::default(),

@@ -1,7 +1,11 @@
 //! The verbs, one file each. A verb asks the API, waits where that is its meaning, and prints.
 
 mod attach;
+mod build;
+mod check;
+mod config;
 mod confirm;
+mod content;
 mod cp;
 mod defaults;
 mod deploy;
@@ -18,6 +22,7 @@ mod list;
 mod login;
 mod logs;
 mod man;
+mod network;
 mod port;
 mod run;
 mod scale;
@@ -31,6 +36,7 @@ mod wait;
 mod wait_verb;
 
 pub(crate) use attach::DetachKeys;
+pub(crate) use content::{ConfigCommand, SecretCommand};
 
 use std::io;
 
@@ -52,7 +58,14 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
     match command {
         // These two are run by `main`: they make runtimes of their own.
         Command::Daemon(_) | Command::Uninstall(_) => Ok(Code::Ok),
+        Command::Check(args) => check::run(&args, context),
+        Command::Build(args) => build::run(&args, context).await,
         Command::Deploy(args) => deploy::deploy(&args, context).await,
+        Command::Config(args) => match &args.command {
+            Some(command) => command.run(context).await,
+            None => config::run(&args, context),
+        },
+        Command::Secret(args) => args.command.run(context).await,
         Command::Up(args) => deploy::up(&args, context).await,
         Command::Down(args) => down::down(&args, context).await,
         Command::Rm(args) => down::rm(&args, context).await,
@@ -78,6 +91,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Outcome {
         Command::Login(args) => login::login(&args, context).await,
         Command::Logout(args) => login::logout(&args, context).await,
         Command::Image(args) => image::run(&args.command, context).await,
+        Command::Network(args) => network::run(&args.command, context).await,
         Command::Volume(args) => volume::run(&args.command, context).await,
         Command::Doctor(args) => doctor::run(&args, context).await,
         Command::Version => version::run(context).await,

@@ -166,7 +166,7 @@ fn mount(text: &str, stack: &StackName, directory: &Path) -> Result<Mount, CliEr
                 None => directory.join(source),
             };
             let path = normal(&path).ok_or_else(|| bad("the path is not UTF-8"))?;
-            (MountSource::Bind { path, create: true, propagation: String::new() }, target)
+            (MountSource::Bind { path, create: true, propagation: String::new(), alone: false }, target)
         }
         [source, target] => {
             let name = VolumeName::new(format!("{stack}_{source}")).map_err(|e| bad(&e.to_string()))?;
@@ -279,7 +279,7 @@ pub(crate) fn parse_publish(text: &str) -> Result<PublishedPort, String> {
         }
         _ => return Err(bad()),
     };
-    Ok(PublishedPort { target, published, host_ip, protocol, mode: Default::default() })
+    Ok(PublishedPort { target, published, range: None, host_ip, protocol, mode: Default::default() })
 }
 
 /// A one-off task is asked to go, and waited for.

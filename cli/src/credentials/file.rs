@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use carrack_api::RegistryCredentials;
 use serde_json::{Map, Value};
 
-use super::{base64, key_host, server_key};
+use carrack_api::base64;
+
+use super::{key_host, server_key};
 use crate::error::CliError;
 
 /// What the file says, whole.

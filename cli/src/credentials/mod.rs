@@ -4,7 +4,6 @@
 //! Owns where credentials are looked for: a helper named for the registry (`credHelpers`), the helper for all (`credsStore`), the
 //! file itself. Owns no check of them: that is the registry's.
 
-mod base64;
 mod file;
 mod helper;
 

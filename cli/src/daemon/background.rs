@@ -160,7 +160,9 @@ pub(super) fn stop(args: &DaemonArgs, global: &Global) -> Outcome {
                 json!({ "pid": pid, "stopped": true, "containers_stopped": args.stop_containers })
             ))?;
         }
-        OutputFormat::Text => put(&format!("the daemon, pid {pid}, is stopped; {containers}\n"))?,
+        OutputFormat::Text | OutputFormat::Yaml => {
+            put(&format!("the daemon, pid {pid}, is stopped; {containers}\n"))?
+        }
     }
     Ok(Code::Ok)
 }

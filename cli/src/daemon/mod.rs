@@ -24,6 +24,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use carrack_api::defaults;
+use rustix::process::{DumpableBehavior, Resource};
 
 use crate::args::{DaemonArgs, Global};
 use crate::error::{CliError, Code, Outcome};
@@ -95,6 +96,7 @@ impl Places {
 
 fn foreground(args: &DaemonArgs, places: &Places) -> Outcome {
     carrack_api::fail::arm().map_err(|error| CliError::usage(error.to_string()))?;
+    no_core_unless_asked();
     places.make()?;
     if args.background {
         background::leave_terminal()?;
@@ -118,6 +120,16 @@ fn foreground(args: &DaemonArgs, places: &Places) -> Outcome {
         tracing::error!("{}", error.render(false).trim_end().trim_start_matches("error: "));
         error.said()
     })
+}
+
+/// A core of this process would hold secrets, and one that goes to a program (`core_pattern` with a pipe) heeds no limit. Who wants
+/// one says so with `LimitCORE=` or `ulimit -c`.
+fn no_core_unless_asked() {
+    if rustix::process::getrlimit(Resource::Core).current == Some(0)
+        && let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+    {
+        crate::terminal::say(&format!("a crash may leave a core with secrets in it: {error}"));
+    }
 }
 
 #[cfg(test)]

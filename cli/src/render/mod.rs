@@ -46,6 +46,7 @@ mod tests {
         let port = |target, host_ip: Option<&str>, protocol| PublishedPort {
             target,
             published: Some(8080),
+            range: None,
             host_ip: host_ip.map(|ip| ip.parse().unwrap()),
             protocol,
             mode: PortMode::Ingress,

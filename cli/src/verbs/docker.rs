@@ -2,12 +2,8 @@
 
 use super::{Row, not_there, ours};
 
-const NETWORKS: &str = "networks come and go with the stack whose Compose file names them";
-const SECRETS: &str = "secrets are not served yet; mount a file, `volumes: [./key:/run/secrets/key:ro]`";
-const CONFIGS: &str = "configs are not served yet; mount a file, `volumes: [./app.conf:/etc/app.conf:ro]`";
 const ONE_HOST: &str = "a cluster is one host so far; `carrack version` shows its node";
-const BUILD: &str =
-    "images are built by other tools; `carrack image load` takes what `docker save` and `buildah push` write";
+const BUILDER: &str = "`carrack build` runs docker, podman or buildah of this machine, with what they keep";
 const PUSH: &str = "images are pushed by the tool that builds them";
 const PLUGINS: &str = "there are no plugins: volumes are local, networks are Carrack's own";
 const CONTEXTS: &str = "name the daemon with --host or CARRACK_HOST";
@@ -38,10 +34,9 @@ pub(super) const DOCKER: &[Row] = &[
     ours("context", "version --host SOCKET"),
     ours("system", "doctor"),
     ours("trust", "image inspect"),
-    not_there("build", BUILD),
-    not_there("builder", BUILD),
-    not_there("buildx", BUILD),
-    not_there("bake", BUILD),
+    not_there("builder", BUILDER),
+    not_there("buildx", BUILDER),
+    ours("bake", "build"),
     not_there("push", PUSH),
     not_there("search", "ask the registry's own site"),
     not_there("commit", COMMIT),
@@ -57,8 +52,7 @@ pub(super) const DOCKER: &[Row] = &[
         "manifest",
         "a manifest list is read, never written; `carrack image inspect` shows what was chosen",
     ),
-    not_there("network", NETWORKS),
-    not_there("networks", NETWORKS),
+    ours("networks", "network ls"),
     not_there("plugin", PLUGINS),
 ];
 
@@ -75,7 +69,7 @@ pub(super) const DOCKER_OBJECTS: &[Row] = &[
     ),
     ours("image history", "image inspect"),
     ours("image import", "image load"),
-    not_there("image build", BUILD),
+    ours("image build", "build"),
     not_there("image push", PUSH),
     ours("system info", "doctor` and `carrack version"),
     ours("system events", "events"),
@@ -87,11 +81,6 @@ pub(super) const DOCKER_OBJECTS: &[Row] = &[
         "a volume is made by the first task that uses it; name it in the Compose file",
     ),
     not_there("volume update", "a volume has nothing to update"),
-    not_there("network ls", NETWORKS),
-    ours("network inspect", "inspect STACK"),
-    not_there("network create", NETWORKS),
-    not_there("network rm", NETWORKS),
-    not_there("network prune", NETWORKS),
     not_there("network connect", "name the network in the service's `networks:` and `carrack deploy`"),
     not_there("network disconnect", "take it out of the service's `networks:` and `carrack deploy`"),
     not_there("context ls", CONTEXTS),
@@ -119,7 +108,7 @@ pub(super) const SWARM: &[Row] = &[
     ours("stack rm", "rm STACK"),
     ours("stack down", "rm STACK"),
     ours("stack services", "ls STACK"),
-    ours("stack config", "deploy --dry-run"),
+    ours("stack config", "config"),
     ours("service ls", "ls"),
     ours("service ps", "ps SERVICE"),
     ours("service logs", "logs SERVICE"),
@@ -145,27 +134,17 @@ pub(super) const SWARM: &[Row] = &[
     not_there("node promote", ONE_HOST),
     not_there("node demote", ONE_HOST),
     ours("node rm", "uninstall"),
-    not_there("secret create", SECRETS),
-    not_there("secret ls", SECRETS),
-    not_there("secret inspect", SECRETS),
-    not_there("secret rm", SECRETS),
-    not_there("config create", CONFIGS),
-    not_there("config ls", CONFIGS),
-    not_there("config inspect", CONFIGS),
-    not_there("config rm", CONFIGS),
     ours("stack", "deploy"),
     ours("service", "ls"),
     ours("services", "ls"),
     ours("swarm", "daemon -d"),
     ours("node", "version"),
-    not_there("secret", SECRETS),
 ];
 
 /// Compose's that Docker itself does not have.
 pub(super) const COMPOSE: &[Row] = &[
     ours("compose", "up"),
-    ours("config", "deploy --dry-run"),
-    ours("convert", "deploy --dry-run"),
+    ours("convert", "config"),
     ours("watch", "deploy` after each change"),
     ours("viz", "ls -o json"),
     not_there("publish", "a Compose file is deployed from where it is: `carrack deploy -f FILE`"),

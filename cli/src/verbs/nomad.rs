@@ -112,7 +112,6 @@ pub(super) const NOMAD: &[Row] = &[
     ours("deployment", "ls"),
     ours("server", "version"),
     ours("operator", "doctor"),
-    ours("check", "doctor"),
     not_there("acl", ACL),
     not_there("eval", EVALUATIONS),
     not_there("fmt", "Compose files are YAML: any formatter of YAML serves"),

@@ -6,7 +6,8 @@ const RECREATE: &str = "`carrack restart` replaces tasks that have not changed";
 const SILENT: &str = "leave it out: it does not ask, and stops what still runs";
 const SCALE: &str = "`carrack scale SERVICE=N`, or `deploy.replicas` in the Compose file";
 const PULL: &str = "`pull_policy: always` in the Compose file, or `carrack image pull IMAGE`";
-const BUILD: &str = "images are built by other tools; `carrack image load` takes what they write";
+const BUILD: &str =
+    "services of a Compose file are built, as their `build:` says; for one directory use the builder itself";
 const BEHIND: &str = "it stands behind the verb: `carrack deploy -f FILE -p NAME`";
 const WHOLE: &str = "a file is deployed as a whole; `carrack start SERVICE` starts one service, `--profile` chooses among them";
 
@@ -22,7 +23,18 @@ pub(super) fn answer(verb: &str, option: &str) -> Option<&'static str> {
             "the daemon logs: `carrack daemon --log-level debug`"
         }
         ("stop" | "restart" | "down" | "up", "-t" | "--time") => GRACE,
-        ("up" | "deploy", "--build") => BUILD,
+        ("build", "-t" | "--tag") => "the image's name is `image:` of its service in the Compose file",
+        ("build", "--push") => "the image goes to the daemon; the builder itself pushes to a registry",
+        ("build", "-q" | "--quiet" | "--progress") => {
+            "the builder's output is on standard error: `2>/dev/null`"
+        }
+        ("build", "." | "--output" | "--load" | "--label" | "--target" | "--platform" | "--secret") => BUILD,
+        ("network create", "-d" | "--driver" | "--attachable") => {
+            "leave it out: all networks are of one kind, open to every service that names them"
+        }
+        ("network create", "--subnet" | "--gateway" | "--ip-range" | "--ipam-driver" | "--ipv6") => {
+            "leave it out: addresses come from the cluster's own range"
+        }
         ("up" | "deploy" | "run", "--pull") => PULL,
         ("up" | "deploy", "--scale") => SCALE,
         ("up" | "deploy", "--force-recreate" | "--always-recreate-deps") => RECREATE,
@@ -39,7 +51,7 @@ pub(super) fn answer(verb: &str, option: &str) -> Option<&'static str> {
         ("deploy", name) if !name.starts_with('-') => "the file is `-f FILE`, the stack's name `-p NAME`",
         ("up", name) if !name.starts_with('-') => WHOLE,
         ("rm", "-f" | "--force" | "-s" | "--stop") => SILENT,
-        ("volume rm" | "image rm", "-f" | "--force") => {
+        ("volume rm" | "image rm" | "network rm", "-f" | "--force") => {
             "leave it out: it does not ask, and what is in use stays"
         }
         ("exec", "-d" | "--detach") => "`carrack run -d SERVICE COMMAND` runs a task in the background",
@@ -55,11 +67,14 @@ pub(super) fn answer(verb: &str, option: &str) -> Option<&'static str> {
         }
         ("stats", "-a" | "--all") => "only tasks that run use something; `carrack ps -a` lists past ones",
         (
-            "ps" | "ls" | "image ls" | "volume ls",
+            "ps" | "ls" | "image ls" | "volume ls" | "network ls",
             "-q" | "--quiet" | "-f" | "--filter" | "--format" | "--no-trunc" | "--digests",
         )
         | ("ls" | "image ls", "-a" | "--all")
-        | ("inspect" | "image inspect" | "volume inspect" | "version", "-f" | "--format" | "--filter")
+        | (
+            "inspect" | "image inspect" | "volume inspect" | "network inspect" | "version",
+            "-f" | "--format" | "--filter",
+        )
         | ("stats" | "events", "--filter" | "--format" | "--no-trunc") => FILTER,
         _ => return None,
     })
