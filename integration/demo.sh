@@ -77,6 +77,16 @@ down() {
 
 start_daemon() { carrack daemon -d --state-dir $state --runtime-dir $run --socket "$CARRACK_HOST"; }
 
+# holder_of PORT...: who listens on one of them; fails when nobody does
+holder_of() {
+    local port line
+    for port; do
+        line=$(ss -ltnpH "sport = :$port" | head -1)
+        [ -z "$line" ] || { echo "port $port is taken ($(grep -o 'users:.*' <<<"$line"))"; return 0; }
+    done
+    return 1
+}
+
 needs() {
     local problem=""
     [ "$(id -u)" = 0 ] || problem="root is needed: namespaces, cgroups and nftables are made; run it as root"
@@ -84,8 +94,7 @@ needs() {
     [ -z "$problem" ] && [ "$(uname -s)" != Linux ] && problem="Linux is needed"
     if [ -z "$problem" ] && ! carrack version >/dev/null 2>&1 && [ -z "${1:-}" ]; then
         local holder
-        holder=$(ss -ltnpH "sport = :$HELLO_PORT" | head -1)
-        [ -z "$holder" ] || problem="port $HELLO_PORT is taken ($(grep -o 'users:.*' <<<"$holder")): run HELLO_PORT=8090 make demo"
+        ! holder=$(holder_of "$HELLO_PORT") || problem="$holder: run HELLO_PORT=8090 make demo"
     fi
     [ -z "$problem" ] || { echo "demo: $problem" >&2; exit 1; }
 }
@@ -254,6 +263,36 @@ if exit_of | jq -e '.oom and .peak_memory > 0' >/dev/null && [ "${periods:-0}" -
     ok "the one was killed for lack of memory and everybody says so; the other is held back to a tenth of a CPU"
 else bad "exit: $(exit_of | jq -c .) throttled: ${periods:-no}"; fi
 carrack down -p limits >/dev/null
+
+step "an application of awesome-compose, its files as they are: carrack has built what it builds"
+# Its names of images lead to what was made of Debian packages. All that buildah keeps is in a directory of this step.
+flask=$root/examples/flask-redis
+store=$state/buildah
+mkdir -p $store/tmp
+printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' $store/root $store/run >$store/storage.conf
+building() { CONTAINERS_STORAGE_CONF=$store/storage.conf TMPDIR=$store/tmp BUILDAH_ISOLATION=chroot "$@"; }
+building buildah tag "$(building buildah pull -q "oci:$IMAGES/oci:python")" docker.io/library/python:3.10-alpine
+show "carrack image tag hello-redis:1 redislabs/redismod"
+carrack image tag hello-redis:1 redislabs/redismod
+files=(-f "$flask/compose.yaml")
+port=8000
+if holder_of 8000 6379; then
+    port=$((HELLO_PORT + 1))
+    printf 'services: {redis: {ports: !reset []}, web: {ports: !override ["%s:8000"]}}\n' $port >"$scratch/ports.yaml"
+    files+=(-f "$scratch/ports.yaml")
+fi
+show "carrack deploy --build ${files[*]}"
+t=$(now_ms)
+a="" b=""
+if building carrack deploy --build --builder buildah "${files[@]}"; then
+    t=$(($(now_ms) - t))
+    show "curl localhost:$port   # twice"
+    a=$(curl -s --max-time 5 localhost:$port) b=$(curl -s --max-time 5 localhost:$port)
+    printf '%s\n%s\n' "$a" "$b"
+fi
+if [[ $a == *"viewed 1 time"* && $b == *"viewed 2 time"* ]]; then ok "built and healthy after $t ms, and it counts"; else bad "no count"; fi
+carrack down -v -p flask-redis >/dev/null
+rm -rf $store
 
 step "a bad file"
 printf 'services:\n  web:\n    image: hello-web:1\n    prots: ["80"]\n' >"$scratch/bad.yaml"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes what reads hostile input: layers (`unpack`), manifests and what else registries and images say (`documents`).
+# Fuzzes what reads hostile input: layers (`unpack`), manifests and what else registries and images say (`documents`),
+# Compose files (`compose`), and variables with their files (`variables`).
 #
 #   fuzz.sh [TARGET...]    FUZZ_SECONDS=40 for each target
 #
@@ -11,7 +12,7 @@ seconds=${FUZZ_SECONDS:-40}
 host=$(rustc -vV | sed -n 's/^host: //p')
 out=$(realpath -m "${CARGO_TARGET_DIR:-target}")/fuzz
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(unpack documents)
+[ ${#targets[@]} -gt 0 ] || targets=(unpack documents compose variables)
 
 # With --target build scripts and procedural macros stay as they are.
 CARGO_TARGET_DIR=$out RUSTFLAGS="-C passes=sancov-module -C codegen-units=1 -C llvm-args=-sanitizer-coverage-level=4 \

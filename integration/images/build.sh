@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes real OCI images from Debian packages, without any registry: busybox, nginx, redis and the two of examples/hello.
+# Makes real OCI images from Debian packages, without any registry: busybox, nginx, redis, the two of examples/hello, and, when it
+# is asked for, python with what examples/flask-redis installs.
 #
-#   images/build.sh OUTDIR [IMAGE...]      IMAGE: busybox nginx redis hello-web hello-redis (all when none is named)
+#   images/build.sh OUTDIR [IMAGE...]      IMAGE: busybox nginx redis hello-web hello-redis (all of these when none is named) python
 #
 # Each image becomes OUTDIR/NAME.tar, an archive as `docker save` writes it (`carrack image load -i` reads it), and a tag in the
 # OCI layout OUTDIR/oci. An image that is there already is left alone, so a second run costs nothing.
@@ -107,6 +108,30 @@ make_hello-redis() {
     image hello-redis "$work/hello-redis" --config.cmd redis-server --config.cmd --save --config.cmd '1 1' \
         --config.cmd --protected-mode --config.cmd no --config.workingdir /data --config.volume /data --config.user redis \
         --config.env PATH=/bin:/sbin:/usr/bin:/usr/sbin
+}
+
+# Python's own modules, pip, flask, redis and all that these two need, so that `pip3 install flask redis` finds them installed and
+# asks no index. Byte code is made here: what Debian made names times of files, which an image has not.
+make_python() {
+    local root=$work/python version lib file
+    version=$(basename "$(readlink -f /usr/bin/python3)")
+    lib=/usr/lib/$version
+    skeleton "$root"
+    program "$root" "/usr/bin/$version"
+    ln -s "$version" "$root/usr/bin/python3"
+    install -m 755 /usr/bin/pip3 "$root/usr/bin/pip3"
+    dpkg -L python3-{pip,distutils,flask,werkzeug,jinja2,markupsafe,itsdangerous,click,colorama} \
+        python3-{redis,async-timeout,deprecated,wrapt,packaging} "lib$version"-{minimal,stdlib} |
+        grep -E '^/usr/lib/python3' | grep -vE '/(idlelib|lib2to3|ensurepip|pydoc_data|config-[^/]*)(/|$)|EXTERNALLY-MANAGED' |
+        while read -r file; do if [ ! -d "$file" ] || [ -L "$file" ]; then echo "${file#/}"; fi; done |
+        tar -C / -T - -cf - | tar -C "$root" -xf -
+    # Libraries of its extension modules.
+    ldd "$root$lib"/lib-dynload/*.so | sed -n 's,.*=> \(/[^ ]*\).*,\1,p' | sort -u | while read -r file; do
+        [ -e "$root$file" ] || install -D -m 755 "$(readlink -f "$file")" "$root$file"
+    done
+    /usr/bin/python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s "$root" "$root$lib" "$root/usr/lib/python3"
+    image python "$root" --config.cmd python3 --config.env PATH=/usr/bin:/usr/sbin:/bin:/sbin --config.env PYTHONUNBUFFERED=1 \
+        --config.env PIP_DISABLE_PIP_VERSION_CHECK=1 --config.env PIP_ROOT_USER_ACTION=ignore
 }
 
 [ $# -gt 0 ] || set -- busybox nginx redis hello-web hello-redis

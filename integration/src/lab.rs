@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -49,6 +49,7 @@ pub struct Lab {
     before: Inventory,
     boot_id: u32,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -85,6 +86,7 @@ impl Lab {
             before,
             boot_id: 1,
             environment: Vec::new(),
+            arguments: Vec::new(),
             _turn: turn,
         };
         lab.wire();
@@ -178,6 +180,7 @@ impl Lab {
         command.arg(Self::carrack_binary()).arg("daemon");
         command.arg("--state-dir").arg(self.state()).arg("--runtime-dir").arg(&self.runtime_directory);
         command.arg("--socket").arg(self.socket()).args(["--hostname", "lab"]);
+        command.args(&self.arguments);
         for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
             // What the one who runs the tests has set is nothing that a lab could reach.
             command.env_remove(name);
@@ -190,6 +193,11 @@ impl Lab {
     pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
         self.environment =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
+    /// Arguments that daemons started from now on have beside those of every lab.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     }
 
     /// Starts the daemon and waits until it answers and has heard of its node what runs: before that, it knows of no process.
@@ -545,7 +553,7 @@ impl Drop for Lab {
             let _ = daemon.wait();
         }
         self.end_registry();
-        if self.netns().exists() {
+        if self.netns().exists() || !cgroups_of(self.cgroup_name()).is_empty() {
             self.kill_everything();
             remove_cgroups(self.cgroup_name());
         }
@@ -553,7 +561,13 @@ impl Drop for Lab {
     }
 }
 
-/// Removes these cgroups, which are empty, deepest first.
+/// Where there are cgroups of this name.
+fn cgroups_of(parent: Option<String>) -> Vec<PathBuf> {
+    let all = parent.iter().flat_map(|parent| cgroup_roots().into_iter().map(move |root| root.join(parent)));
+    all.filter(|dir| dir.exists()).collect()
+}
+
+/// Removes these cgroups, of which every process was killed, deepest first. One that was killed may be on its way out yet.
 fn remove_cgroups(parent: Option<String>) {
     fn remove(dir: &Path) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
@@ -561,9 +575,14 @@ fn remove_cgroups(parent: Option<String>) {
         }
         let _ = fs::remove_dir(dir);
     }
-    let Some(parent) = parent else { return };
-    for root in cgroup_roots() {
-        remove(&root.join(&parent));
+    let deadline = Instant::now() + SOON;
+    loop {
+        let left = cgroups_of(parent.clone());
+        left.iter().for_each(|dir| remove(dir));
+        if left.is_empty() || Instant::now() > deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

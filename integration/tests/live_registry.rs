@@ -9,6 +9,7 @@ use std::process::Stdio;
 
 use carrack_api::{HeldImage, TaskState};
 use carrack_integration::lab::{Lab, Ran, SOON};
+use carrack_integration::observed::{Notes, PULLS};
 use carrack_integration::wait::until;
 
 const USER: &str = "ada";
@@ -118,5 +119,72 @@ fn a_private_image_is_deployed_and_pulled_again_without_its_user() {
     }
     is_no_where(&lab, PASSWORD);
     is_no_where(&lab, "wrong-1c9e");
+    lab.finish();
+}
+
+/// Pushes busybox under this name. In another form it is another image with the same content: the tag has moved then.
+fn push(lab: &Lab, registry: &str, name: &str, form: &str) {
+    let (from, to) = (Lab::images().join("oci"), format!("docker://{registry}/{name}:1"));
+    let from = format!("oci:{}:busybox", from.display());
+    let copy = ["--insecure-policy", "copy", "-q", "--format", form, "--dest-tls-verify=false", &from, &to];
+    assert!(lab.host_command("skopeo", &copy).status().expect("run skopeo").success());
+}
+
+/// Service, its image, and how it says when the registry is asked. An image that one of them has pulled is there for all: those
+/// that ask again have images of their own.
+const POLICIES: [(&str, &str, &str); 6] = [
+    ("always", "asked", "pull_policy: always"),
+    ("soon", "aged", "pull_policy: refresh, pull_refresh_after: 1s"),
+    ("missing", "kept", "pull_policy: missing"),
+    ("late", "kept", "pull_policy: refresh, pull_refresh_after: 1h"),
+    ("daily", "kept", "pull_policy: daily"),
+    ("never", "kept", "pull_policy: never"),
+];
+
+#[test]
+fn a_registry_is_asked_when_the_pull_policy_says_so() {
+    let mut lab = Lab::new();
+    let registry = lab.registry(&[]);
+    let images = ["asked", "aged", "kept"];
+    images.iter().for_each(|name| push(&lab, &registry, name, "oci"));
+    lab.start();
+    let all = |names: &[&str]| {
+        let chosen = POLICIES.iter().filter(|(name, ..)| names.contains(name));
+        let lines = chosen.map(|(name, image, policy)| {
+            let image = format!("image: '{registry}/{image}:1'");
+            format!("  {name}: {{{image}, command: sleep 1000, stop_signal: SIGKILL, {policy}}}\n")
+        });
+        format!("services:\n{}", lines.collect::<String>())
+    };
+    let digest = |name: &str| {
+        let tasks = lab.tasks("shop");
+        let task = tasks.iter().find(|task| task.service.service.as_str() == name);
+        task.and_then(|task| task.image_digest.clone()).expect("a task with an image")
+    };
+
+    // Nobody has the image yet, and this one shall not ask for it.
+    let file = lab.write("never.yaml", &all(&["never"]));
+    let ran = lab.carrack(&["deploy", "-p", "never", "-f", &file]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let names = POLICIES.map(|(name, ..)| name);
+    lab.deploy("shop", &all(&names[..5]));
+    let first = digest("missing");
+    lab.deploy("shop", &all(&names));
+    assert!(names.iter().all(|name| digest(name) == first), "one image for all of them");
+
+    images.iter().for_each(|name| push(&lab, &registry, name, "v2s2"));
+    until("who is to ask again has the new image", SOON, || {
+        lab.deploy("shop", &all(&names));
+        match (digest("always") != first, digest("soon") != first) {
+            (true, true) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    for name in ["missing", "late", "daily", "never"] {
+        assert_eq!(digest(name), first, "{name}");
+    }
+    let mut notes = Notes::of(PULLS);
+    notes.saw(&["services.pull_policy", "services.pull_refresh_after"]);
+    notes.finish();
     lab.finish();
 }

@@ -9,6 +9,7 @@
 //! leaves, also by a panic, ends with the world. Owns no test: a missed target is shown, and fails nothing.
 
 mod binary;
+mod compose;
 mod deploy;
 mod figure;
 mod footprint;
@@ -47,7 +48,7 @@ struct Bench {
     run: fn(&Setting) -> Vec<Figure>,
 }
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 12] = [
     Bench { names: &["deploy.1"], run: deploy::one },
     Bench { names: &["deploy.10"], run: deploy::ten },
     Bench { names: &["deploy.100"], run: deploy::hundred },
@@ -55,6 +56,7 @@ const BENCHES: [Bench; 11] = [
     Bench { names: &["footprint.idle", "footprint.100"], run: footprint::run },
     Bench { names: &["footprint.supervisor"], run: supervisor::run },
     Bench { names: &["binary"], run: binary::run },
+    Bench { names: &["compose"], run: compose::run },
     Bench { names: &["start.cli"], run: start_cli::run },
     Bench { names: &["kill"], run: kill::run },
     Bench { names: &["scale"], run: scale::run },
