@@ -12,7 +12,7 @@ IMAGES := $(TARGET_DIR)/images
 
 # What the build links with, what tests look at the kernel with, and what images are made of.
 PACKAGES := ca-certificates gcc libc6-dev libc-bin iproute2 iptables nftables procps util-linux bsdutils openssl curl jq umoci skopeo \
-    docker-registry busybox-static nginx-light redis-server
+    docker-registry busybox-static nginx-light redis-server buildah
 
 # What boots a virtual machine, and what makes its image.
 VM_PACKAGES := qemu-system-x86 mmdebstrap busybox-static cpio e2fsprogs zstd xz-utils
@@ -43,7 +43,14 @@ deb: build ## the Debian package, in $(TARGET_DIR); DEB_REVISION=2: the second o
 images: setup ## real images from Debian packages, in $(IMAGES)
 	@integration/images/build.sh $(IMAGES)
 
+# What the image of examples/flask-redis is made of.
+DEMO_PACKAGES := python3-flask python3-redis python3-pip
+
 demo: build images ## a one-host cluster with the hello stack, shown step by step (FILE=compose.yaml: your own)
+ifndef FILE
+	@integration/setup.sh $(DEMO_PACKAGES)
+	@integration/images/build.sh $(IMAGES) python
+endif
 	@integration/demo.sh $(FILE)
 
 demo-down: ## stop the demo and show that nothing of it is left
@@ -66,7 +73,7 @@ test-vm: build images ## what depends on a kernel, in VMs on pure cgroup v2 (KER
 	@integration/setup.sh $(VM_PACKAGES)
 	@$(FLAGS_OF_TARGET) integration/vm/all.sh
 
-fuzz: ## fuzz what reads images and registries (FUZZ_SECONDS=40 for each target)
+fuzz: ## fuzz what reads images, registries and Compose files (FUZZ_SECONDS=40 for each target)
 	@integration/setup.sh g++
 	@integration/fuzz.sh
 
